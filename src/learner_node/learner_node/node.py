@@ -1,0 +1,305 @@
+"""The learner node: what happened in, better weights out.
+
+Role: ROS only. Feeds the recorder from the topics, keeps rollouts on disk, runs the learner plug-in in a worker thread after an
+iteration, pushes its weights. Evaluation episodes are not even looked at.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image, JointState
+from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, WeightsChunk, WeightsManifest
+from whetstone_msgs.srv import ResendChunks
+
+from learner_node.publisher import Pushed, WeightsPublisher
+from learner_node.recorder import REWARD_FIELDS, Decision, EpisodeInfo, Recorder
+from whetstone import config, snapshot
+from whetstone.contracts import Learner, Policy, RewardSample, Rollout, UpdateReport
+from whetstone.errors import InputError
+from whetstone.images import to_array
+from whetstone.plugins import load_plugin
+from whetstone.profile import load_profile
+from whetstone.ros import (
+    EPISODE,
+    EVENT,
+    LATCHED,
+    STATE,
+    WEIGHTS_CHUNK,
+    WhetstoneNode,
+    camera_qos,
+    deserialize,
+    manifest_to_message,
+    run_node,
+    stamp_of_raw,
+    to_ns,
+    to_stamp,
+)
+from whetstone.store import RolloutStore
+
+_OUTCOMES = {
+    Episode.OUTCOME_UNKNOWN: "aborted",
+    Episode.OUTCOME_SUCCESS: "success",
+    Episode.OUTCOME_FAILURE: "failure",
+    Episode.OUTCOME_TIMEOUT: "timeout",
+    Episode.OUTCOME_ABORTED: "aborted",
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """robot, policy, learner: names of config files. seed: of all randomness in learning. run_dir: absolute, for rollouts and weights.
+
+    weights: snapshot (.safetensors) to start from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts.
+    reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
+    are joined to the nearest stamp within half a period. device: torch device of the policy copy. threads: of torch, while updating.
+    """
+
+    robot: str
+    policy: str
+    learner: str
+    run_dir: str
+    seed: int = field(default=0, metadata={"ge": 0})
+    weights: str = ""
+    rollouts: str = ""
+    reward_grace: float = field(default=2.0, metadata={"ge": 0})
+    realtime: bool = False
+    device: str = "cpu"
+    threads: int = field(default=2, metadata={"ge": 1})
+
+
+class LearnerNode(WhetstoneNode[Parameters]):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("learner", Parameters)
+
+    def configure(self) -> None:
+        p = self.parameters
+        self._profile = load_profile(p.robot)
+        policy = self._load_policy()
+        settings = config.load_yaml(config.find("learners", p.learner))
+        plugin = load_plugin("whetstone.learners", str(settings.pop("plugin", p.learner)))
+        self._learner: Learner = plugin.load(settings, policy, p.seed)
+        self._spec = policy.spec
+        self._store = RolloutStore(p.rollouts or Path(p.run_dir) / "rollouts")
+        self._store.clean()
+        self._weights_dir = Path(p.run_dir) / "weights"
+        try:
+            self._weights_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"run_dir: {self._weights_dir} cannot be made: {error.strerror}") from None
+        tolerance = self._profile.period_ns // 2 if p.realtime else 0
+        self._recorder = Recorder(self._spec.cameras, _decode, grace=p.reward_grace, tolerance=tolerance)
+        self._rollouts: list[Rollout] = []
+        self._version = 0
+        self._iteration: int | None = None  # of the update that is due or under way
+        self._updating = False
+        self._stamp = 0
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._create_interfaces()
+
+    def _load_policy(self) -> Policy:
+        p = self.parameters
+        settings = config.load_yaml(config.find("policies", p.policy))
+        plugin = load_plugin("whetstone.policies", str(settings.pop("plugin", p.policy)))
+        policy: Policy = plugin.load(settings, self._profile, p.device)
+        if p.weights:
+            try:
+                policy.load_trainable_state(snapshot.load(p.weights))
+            except ValueError as error:
+                raise InputError(f"{p.weights}: {error}") from None
+        return policy
+
+    def _create_interfaces(self) -> None:
+        p = self.parameters
+        manifests = self.create_publisher(WeightsManifest, "weights/manifest", LATCHED)
+        chunks = self.create_publisher(WeightsChunk, "weights/chunk", WEIGHTS_CHUNK)
+
+        def announce(pushed: Pushed) -> None:
+            spec = self._spec
+            manifests.publish(
+                manifest_to_message(pushed.manifest, self._stamp, pushed.parent, pushed.iteration, spec.policy_id, spec.config_hash)
+            )
+
+        def send(version: int, index: int, data: bytes) -> None:
+            chunks.publish(WeightsChunk(version=version, index=index, data=array.array("B", data)))
+
+        self._publisher = WeightsPublisher(announce, send)
+        self._update_publisher = self.create_publisher(Update, "learner/update", LATCHED)
+        self.create_service(ResendChunks, "weights/resend", self._on_resend)
+        self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
+        self.create_subscription(Action, "policy/action", self._on_action, EVENT)
+        self.create_subscription(Reward, "reward", self._on_reward, EVENT)
+        self.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
+        for name in self._spec.cameras:
+
+            def on_image(data: bytes, name: str = name) -> None:
+                if self._recorder.recording:
+                    self._recorder.image(name, stamp_of_raw(data), data)
+
+            self.create_subscription(Image, self._profile.camera(name).topic, on_image, camera_qos(p.realtime), raw=True)
+        self.create_subscription(JointState, self._profile.joint_states, self._on_joints, STATE, raw=True)
+
+    def activate(self) -> None:
+        threading.Thread(target=self._work, name="learner", daemon=True).start()
+        self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
+
+    def deactivate(self) -> None:
+        self.destroy_timer(self._timer)
+        self._jobs.put(None)
+
+    def cleanup(self) -> None:
+        """Rollouts are on disk already; an update under way is given up."""
+        self._rollouts = []
+
+    # What happens.
+
+    def _on_episode(self, message: Episode) -> None:
+        self._stamp = to_ns(message.header.stamp)
+        if message.phase == Episode.PHASE_UPDATING:
+            if message.mode == Episode.MODE_TRAIN:
+                self._iteration = int(message.iteration)
+            return
+        if message.mode != Episode.MODE_TRAIN:
+            return
+        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
+            # Already while resetting, for actions and frames may come before the message that says RUNNING.
+            self._recorder.begin(EpisodeInfo(message.episode_id, message.iteration, message.task, message.instruction, message.seed))
+        elif message.phase == Episode.PHASE_ENDED:
+            if message.outcome in (Episode.OUTCOME_ABORTED, Episode.OUTCOME_UNKNOWN):
+                self._recorder.discard(message.episode_id)
+            else:
+                self._recorder.end(message.episode_id, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
+        elif message.phase == Episode.PHASE_FINISHED:
+            self._recorder.discard(message.episode_id)
+
+    def _on_joints(self, data: bytes) -> None:
+        if self._recorder.recording:
+            message = deserialize(data, JointState)
+            self._recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
+
+    def _on_action(self, message: Action) -> None:
+        columns = len(message.names)
+        latent = np.array(message.latent, np.float32)
+        self._recorder.action(
+            message.episode_id,
+            Decision(
+                stamp=to_ns(message.header.stamp),
+                actions=np.array(message.chunk, np.float32).reshape(message.horizon, columns),
+                latent=latent if latent.size else None,
+                log_probability=message.log_probability,
+                version=message.policy_version,
+            ),
+        )
+
+    def _on_reward(self, message: Reward) -> None:
+        values = {name: getattr(message, name) for name in REWARD_FIELDS}
+        sample = RewardSample(
+            stamp=to_ns(message.header.stamp), valid=message.valid, reason=message.reason, window=message.window, **values
+        )
+        self._recorder.reward(message.episode_id, sample, message.model_id)
+
+    def _on_ack(self, message: WeightsAck) -> None:
+        if message.status != WeightsAck.STATUS_APPLIED:
+            self.get_logger().warning(f"{message.receiver} did not apply weights {message.version}: {message.reason}")
+
+    def _on_resend(self, request: ResendChunks.Request, response: ResendChunks.Response) -> ResendChunks.Response:
+        response.reason = self._publisher.resend(request.version, list(request.indices))
+        response.ok = not response.reason
+        self.counters["resends"] = self.counters.get("resends", 0) + 1
+        return response
+
+    # What follows from it.
+
+    def _tick(self) -> None:
+        while not self._results.empty():
+            self._results.get()()
+        for rollout in self._recorder.ready(time.monotonic()):
+            self._rollouts.append(rollout)
+            self._jobs.put(lambda rollout=rollout: self._write(rollout))
+        self.counters.update(self._recorder.counters)
+        if self._iteration is not None and not self._updating and not self._recorder.waiting():
+            self._updating = True
+            rollouts = [rollout for rollout in self._rollouts if rollout.iteration == self._iteration]
+            self._rollouts = []
+            self._jobs.put(lambda: self._update(rollouts, self._iteration or 0))
+
+    def _finish_update(self, report: UpdateReport, state: dict[str, np.ndarray], iteration: int) -> None:
+        """Back in the executor: push what the learner decided, say so."""
+        if report.deploy:
+            parent, self._version = self._version, self._version + 1
+            self._publisher.push(state, self._version, parent, iteration)
+        message = Update(
+            iteration=iteration,
+            version=self._version,
+            deployed=report.deploy,
+            reason=report.reason,
+            names=list(report.metrics),
+            values=[float(value) for value in report.metrics.values()],
+        )
+        message.header.stamp = to_stamp(self._stamp)
+        self._update_publisher.publish(message)
+        self.get_logger().info(f"iteration {iteration}: {'deployed' if report.deploy else 'kept'} version {self._version}: {report.reason}")
+        self._iteration, self._updating = None, False
+
+    # The worker thread: files and learning, in order.
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:
+                self.fail(error)
+                return
+
+    def _write(self, rollout: Rollout) -> None:
+        self._store.write(rollout)
+
+    def _update(self, rollouts: list[Rollout], iteration: int) -> None:
+        _set_threads(self.parameters.threads)
+        unlabelled = sum(int(np.isnan(rollout.rewards["total"]).sum()) for rollout in rollouts)
+        if rollouts:
+            began = time.perf_counter()
+            report = self._learner.update(rollouts, iteration)
+            metrics = {**report.metrics, "update_seconds": time.perf_counter() - began}
+        else:
+            report = UpdateReport(False, "no episode of this iteration could be recorded", {})
+            metrics = {}
+        success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
+        metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
+        report = UpdateReport(report.deploy, report.reason, metrics)
+        state = self._learner.trainable_state() if report.deploy else {}
+        if report.deploy:
+            snapshot.save(state, str(self._weights_dir / f"{self._version + 1:06d}.safetensors"), {"iteration": str(iteration)})
+        self._results.put(lambda: self._finish_update(report, state, iteration))
+
+
+def _decode(payload: Any) -> np.ndarray:
+    return to_array(deserialize(payload, Image))
+
+
+def _set_threads(count: int) -> None:
+    """Of this thread's torch work; the executor thread does none."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Executable `learner_node`."""
+    return run_node(LearnerNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

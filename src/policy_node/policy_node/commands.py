@@ -1,0 +1,87 @@
+"""Commands in the words of the robot's driver.
+
+Role: turns joint targets and a gripper opening into the messages that the profile's driver takes: a JointTrajectory with one
+point per control period, and a gripper goal only when the wanted opening moved. Builds messages, does not send them; depends on
+message packages, not on rclpy.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Duration
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from whetstone.profile import RobotProfile
+
+NANOSECONDS = 1_000_000_000
+
+
+class ArmCommand:
+    """Builds the trajectory message; one message object is reused, publishing copies it."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self._point = JointTrajectoryPoint()
+        self._point.time_from_start = Duration(sec=profile.period_ns // NANOSECONDS, nanosec=profile.period_ns % NANOSECONDS)
+        self._message = JointTrajectory()
+        self._message.joint_names = list(profile.joint_names)
+        self._message.points = [self._point]
+
+    def build(self, positions: np.ndarray, velocities: np.ndarray, stamp: int) -> JointTrajectory:
+        """positions (n,) rad to reach one period from now, velocities (n,) rad/s there; stamp: ns, 0 = start on arrival."""
+        header = self._message.header.stamp
+        header.sec, header.nanosec = divmod(stamp, NANOSECONDS)
+        self._point.positions = array.array("d", np.asarray(positions, dtype=np.float64).tobytes())
+        self._point.velocities = array.array("d", np.asarray(velocities, dtype=np.float64).tobytes())
+        return self._message
+
+
+class GripperTrigger:
+    """Says when a gripper goal is due: when the wanted opening moved by more than `hysteresis` since the last goal.
+
+    Drivers run one goal at a time and each costs them a move, so an unchanged wish must send nothing.
+    """
+
+    def __init__(self, hysteresis: float) -> None:
+        self._hysteresis = hysteresis
+        self._sent: float | None = None
+
+    def reset(self) -> None:
+        """A new episode: what the gripper does is not known, the first wish is sent."""
+        self._sent = None
+
+    def update(self, opening: float) -> float | None:
+        """The opening in [0, 1] to send now, or None."""
+        opening = min(max(float(opening), 0.0), 1.0)
+        if self._sent is not None and abs(opening - self._sent) <= self._hysteresis:
+            return None
+        self._sent = opening
+        return opening
+
+
+def gripper_action_type(profile: RobotProfile) -> Any:
+    """The action class of the profile's gripper driver."""
+    if profile.gripper.kind == "gripper_command":
+        from control_msgs.action import GripperCommand
+
+        return GripperCommand
+    from control_msgs.action import ParallelGripperCommand
+
+    return ParallelGripperCommand
+
+
+def gripper_goal(profile: RobotProfile, opening: float) -> Any:
+    """A goal for an opening in [0, 1], in the driver's unit (Franka: half the width in m)."""
+    goal = gripper_action_type(profile).Goal()
+    position, effort = profile.opening_to_goal(opening), profile.gripper.max_effort
+    if profile.gripper.kind == "gripper_command":
+        goal.command.position = position
+        goal.command.max_effort = effort
+    else:
+        goal.command.name = [profile.gripper.joint]
+        goal.command.position = [position]
+        if effort > 0:
+            goal.command.effort = [effort]
+    return goal

@@ -1,0 +1,92 @@
+"""The trainable part of the flow policy: context -> chunk of actions by flow matching.
+
+Role: the network and its two uses, the imitation loss and sampling. Works on features of a frozen vision encoder, so it is small enough to be
+refined and pushed in seconds. Depends on torch and whetstone.text; knows nothing of ROS, robots' units or simulators.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from whetstone.text import TextEncoder
+
+
+class ResidualBlock(nn.Module):
+    """x + MLP(norm(x)), modulated by the flow time."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.modulation = nn.Linear(width, 2 * width)
+
+    def forward(self, hidden: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.modulation(condition).chunk(2, dim=-1)
+        return hidden + self.inner(self.norm(hidden) * (1 + scale) + shift)
+
+
+class FlowNetwork(nn.Module):
+    """Velocity field over chunks, conditioned on features, proprioception and instruction.
+
+    Rectified flow (Lipman et al., arXiv 2210.02747; as in pi_0, arXiv 2410.24164): x_t = (1 - t) noise + t chunk, the network predicts
+    chunk - noise. Chunks are (horizon * columns) numbers, normalised to about unit variance.
+    """
+
+    proprioception_mean: torch.Tensor
+    proprioception_scale: torch.Tensor
+    delta_scale: torch.Tensor
+
+    def __init__(self, features: int, columns: int, horizon: int, width: int, blocks: int, text_size: int):
+        super().__init__()
+        self.columns, self.horizon = columns, horizon
+        self.text = TextEncoder(text_size)
+        self.context = nn.Sequential(nn.Linear(features + columns + text_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.chunk_in = nn.Linear(horizon * columns, width)
+        self.time_in = nn.Sequential(nn.Linear(32, width), nn.GELU())
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
+        self.chunk_out = nn.Linear(width, horizon * columns)
+        nn.init.zeros_(self.chunk_out.weight)
+        # Statistics of the training data: buffers, so that they travel with the weights.
+        self.register_buffer("proprioception_mean", torch.zeros(columns))
+        self.register_buffer("proprioception_scale", torch.ones(columns))
+        self.register_buffer("delta_scale", torch.ones(horizon, columns - 1))
+
+    def inputs(self, features: torch.Tensor, proprioception: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """(B, features) of about unit variance, (B, columns), (B, text_size) -> the network's inputs (B, sum)."""
+        return torch.cat([features, (proprioception - self.proprioception_mean) / self.proprioception_scale, text], dim=-1)
+
+    def velocity(self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """inputs (B, .), chunk (B, horizon * columns), time (B,) in [0, 1] -> (B, horizon * columns)."""
+        frequencies = torch.exp(torch.linspace(0, math.log(200.0), 16, device=time.device))
+        angles = time[:, None] * frequencies
+        condition = self.time_in(torch.cat([angles.sin(), angles.cos()], dim=-1)) + self.context(inputs)
+        hidden = self.chunk_in(chunk)
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        return self.chunk_out(hidden)
+
+    def loss(self, inputs: torch.Tensor, chunk: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """Flow-matching loss per sample, (B,)."""
+        mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
+        return (self.velocity(inputs, mixed, time) - (chunk - noise)).square().mean(-1)
+
+    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
+        """Euler integration from noise to a chunk, (B, horizon * columns)."""
+        chunk = noise
+        for step in range(steps):
+            time = torch.full((len(noise),), step / steps, device=noise.device)
+            chunk = chunk + self.velocity(inputs, chunk, time) / steps
+        return chunk
+
+    def normalise(self, actions: torch.Tensor, proprioception: torch.Tensor) -> torch.Tensor:
+        """Absolute actions (B, horizon, columns) and measured state (B, columns) -> chunk (B, horizon * columns)."""
+        deltas = (actions[..., :-1] - proprioception[:, None, :-1]) / self.delta_scale
+        return torch.cat([deltas, 2 * actions[..., -1:] - 1], dim=-1).flatten(1)
+
+    def denormalise(self, chunk: torch.Tensor, proprioception: torch.Tensor) -> torch.Tensor:
+        """The inverse of normalise; the gripper opening is clipped to [0, 1]."""
+        rows = chunk.view(-1, self.horizon, self.columns)
+        joints = rows[..., :-1] * self.delta_scale + proprioception[:, None, :-1]
+        return torch.cat([joints, ((rows[..., -1:] + 1) / 2).clamp(0, 1)], dim=-1)

@@ -1,0 +1,126 @@
+"""The small flow VLA: images, instruction and proprioception -> a chunk of joint targets.
+
+Role: the policy plug-in `flow_vla` (contract: whetstone.contracts.Policy): frozen vision encoder, byte-level text encoder, flow-matching
+head. Depends on torch; knows nothing of ROS or simulators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from whetstone.assets import asset_path
+from whetstone.config import config_hash, parse
+from whetstone.contracts import Chunk, Observation, PolicySpec
+from whetstone.errors import AssetError
+from whetstone.profile import RobotProfile
+from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
+
+from policy_node.flow_network import FlowNetwork
+from policy_node.localiser import Localiser
+
+
+@dataclass(frozen=True)
+class FlowVLAConfig:
+    """plugin: its entry point; horizon: rows per chunk; execute: rows run before the next inference; width, blocks, text_size: of the network;
+    flow_steps: Euler steps; temperature: scale of the sampled noise; deployment: how the refined policy is deployed;
+    weights: asset file, {robot} is filled in (empty: random weights)."""
+
+    plugin: str = "flow_vla"
+    horizon: int = field(default=16, metadata={"ge": 1})
+    execute: int = field(default=8, metadata={"ge": 1})
+    width: int = field(default=256, metadata={"ge": 8})
+    blocks: int = field(default=3, metadata={"ge": 1})
+    text_size: int = field(default=64, metadata={"ge": 8})
+    flow_steps: int = field(default=5, metadata={"ge": 1})
+    temperature: float = field(default=1.0, metadata={"ge": 0})
+    deployment: Literal["sampled", "greedy"] = "sampled"
+    weights: str = "policy_{robot}.safetensors"
+
+
+class FlowVLAPolicy:
+    """Deterministic given (weights, seed): an episode draws its noise from its seed; greedy acts from zero noise."""
+
+    def __init__(self, config: FlowVLAConfig, profile: RobotProfile, vision: VisionEncoder, localiser: Localiser, device: str = "cpu"):
+        self.config, self.profile, self.device = config, profile, device
+        self.vision, self.localiser = vision.to(device), localiser.to(device)
+        self.columns = len(profile.joints) + 1
+        self.network = FlowNetwork(localiser.size, self.columns, config.horizon, config.width, config.blocks, config.text_size).to(device).eval()
+        shape = asdict(config) | {"robot": profile.name, "joints": list(profile.joint_names), "vision": vision.identity, "localiser": localiser.identity}
+        self.spec = PolicySpec(
+            policy_id="flow_vla",
+            cameras=CAMERAS,
+            image_size=IMAGE_SIZE,
+            joints=profile.joint_names,
+            horizon=config.horizon,
+            execute=config.execute,
+            rate=profile.rate,
+            config_hash=config_hash({key: shape[key] for key in ("horizon", "width", "blocks", "text_size", "robot", "joints", "vision", "localiser")}),
+        )
+        self._text = torch.zeros(1, config.text_size)
+        self._rng = np.random.default_rng(0)
+        self._greedy = False
+
+    @classmethod
+    def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> FlowVLAPolicy:
+        """Raises ConfigError for a bad key, AssetError where weights are missing or do not fit."""
+        parsed = parse(FlowVLAConfig, config, "config/policies/flow_vla.yaml")
+        policy = cls(parsed, profile, VisionEncoder.load(profile.name), Localiser.load(profile.name), device)
+        if parsed.weights:
+            path = asset_path(parsed.weights.format(robot=profile.name))
+            try:
+                policy.network.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
+            except Exception as error:  # safetensors and torch raise their own types; whatever it is, the file is unusable
+                raise AssetError(f"{path.name}: does not fit the policy ({error}); make it again with `make assets`") from None
+        return policy
+
+    def save(self, path: Path) -> None:
+        save_file({name: value.half().contiguous() for name, value in self.network.state_dict().items()}, str(path))
+
+    def reset(self, instruction: str, seed: int, greedy: bool) -> None:
+        with torch.no_grad():
+            self._text = self.network.text([instruction])
+        self._rng = np.random.default_rng([seed, 13])
+        self._greedy = greedy
+
+    @torch.no_grad()
+    def act(self, observation: Observation) -> Chunk:
+        """latent: the initial noise of the flow, (horizon * columns,) float32."""
+        features = self.vision.features({camera: observation.images[camera][None] for camera in CAMERAS if camera in observation.images})
+        proprioception = torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
+        noise = self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
+        noise *= 0.0 if self._greedy else self.config.temperature
+        inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, self._text)
+        chunk = self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps)
+        actions = self.network.denormalise(chunk, proprioception)[0].cpu().numpy()
+        return Chunk(actions=actions.astype(np.float32), latent=noise[0])
+
+    @torch.no_grad()
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, instruction: str) -> torch.Tensor:
+        """What the trainable network sees of T observations: images camera -> (T, height, width, 3) uint8, proprioception (T, columns);
+        returns (T, inputs)."""
+        state = torch.from_numpy(np.asarray(proprioception, np.float32)).to(self.device)
+        embedding = self.localiser(self.vision.features(images), state)
+        return self.network.inputs(embedding, state, self.network.text([instruction]).expand(len(state), -1))
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        """Everything but the text encoder and the data statistics."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters() if not name.startswith("text.")}
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        own = {name: value for name, value in self.network.named_parameters() if not name.startswith("text.")}
+        for name, value in own.items():
+            if name not in state:
+                raise ValueError(f"tensor '{name}' is missing")
+            if tuple(state[name].shape) != tuple(value.shape):
+                raise ValueError(f"tensor '{name}' has shape {tuple(state[name].shape)}, the policy has {tuple(value.shape)}")
+        extra = sorted(set(state) - set(own))
+        if extra:
+            raise ValueError(f"tensor '{extra[0]}' is unknown to the policy")
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(torch.from_numpy(np.asarray(state[name], np.float32)))

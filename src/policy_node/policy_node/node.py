@@ -1,0 +1,481 @@
+"""The policy node: observations in, commands out.
+
+Role: ROS only. Joins cameras and joint states into observations, runs the policy plug-in, executes its chunks, passes every command
+through the guard, receives weights. In lockstep each joint state is answered with one command; in real time a timer commands at
+the control rate and a worker thread infers, so that a slow policy never stops the control loop.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rclpy.action import ActionClient
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+from whetstone_msgs.msg import Action, Episode, WeightsAck, WeightsChunk, WeightsManifest
+from whetstone_msgs.msg import Guard as GuardMessage
+from whetstone_msgs.srv import ResendChunks
+
+from policy_node.commands import ArmCommand, GripperTrigger, gripper_action_type, gripper_goal
+from policy_node.execution import ChunkExecution
+from policy_node.weights import Acknowledgement, WeightsReceiver
+from whetstone import config, snapshot
+from whetstone.contracts import Chunk, Observation, Policy
+from whetstone.errors import ConfigError, InputError, PeerError
+from whetstone.guard import Guard, GuardResult
+from whetstone.images import check_size, to_array
+from whetstone.plugins import load_plugin
+from whetstone.profile import load_profile
+from whetstone.ros import (
+    COMMAND,
+    EPISODE,
+    EVENT,
+    LATCHED,
+    STATE,
+    WEIGHTS_CHUNK,
+    WhetstoneNode,
+    camera_qos,
+    deserialize,
+    manifest_from_message,
+    run_node,
+    stamp_of_raw,
+    to_ns,
+    to_stamp,
+)
+
+_STATUS = {"applied": WeightsAck.STATUS_APPLIED, "refused": WeightsAck.STATUS_REFUSED, "rolled_back": WeightsAck.STATUS_ROLLED_BACK}
+_BOUNDARY = (Episode.PHASE_WAITING, Episode.PHASE_ENDED, Episode.PHASE_UPDATING, Episode.PHASE_FINISHED)
+_PATIENCE = 0.8
+"""Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """robot, policy: names of config files. weights: snapshot (.safetensors) to start from; empty: the base policy.
+
+    realtime: command by the wall clock instead of answering frames. deadline: seconds that a running episode waits for an
+    observation before the node fails and names what is missing. device: torch device of the policy.
+    """
+
+    robot: str
+    policy: str
+    weights: str = ""
+    realtime: bool = False
+    deadline: float = field(default=20.0, metadata={"gt": 0})
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The newest joint state. arrival: time.monotonic() seconds."""
+
+    stamp: int
+    proprioception: np.ndarray
+    arrival: float
+
+
+class PolicyNode(WhetstoneNode[Parameters]):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("policy", Parameters)
+
+    def configure(self) -> None:
+        p = self.parameters
+        self._profile = load_profile(p.robot)
+        path = config.find("policies", p.policy)
+        settings = config.load_yaml(path)
+        plugin = load_plugin("whetstone.policies", str(settings.pop("plugin", p.policy)))
+        self._policy: Policy = plugin.load(settings, self._profile, p.device)
+        self._check_spec(config.show(path))
+        if p.weights:
+            try:
+                self._policy.load_trainable_state(snapshot.load(p.weights))
+            except ValueError as error:
+                raise InputError(f"{p.weights}: {error}") from None
+        self._self_test()
+        self._receiver = WeightsReceiver(self._policy, self._self_test)
+        self._guard = Guard(self._profile)
+        self._arm = ArmCommand(self._profile)
+        self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
+        spec = self._policy.spec
+        self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate)
+        self._use = threading.RLock()  # of the policy and the execution, between the worker and the callbacks
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._episode: Episode | None = None
+        self._begun = ""
+        self._images: dict[str, tuple[int, float, bytes]] = {}
+        self._measured: Measured | None = None
+        self._unanswered = False
+        self._previous: GuardResult | None = None
+        self._previous_stamp = 0
+        self._last_command: JointTrajectory | None = None
+        self._gripper_asked = False  # lockstep: the command waits until the gripper has its goal
+        self._broken = ""  # why the weights in use must go
+        self._observed = time.monotonic()
+        self._action = self._new_action()
+        self._create_interfaces()
+
+    def _create_interfaces(self) -> None:
+        p, profile = self.parameters, self._profile
+        self._arm_commands = self.create_publisher(JointTrajectory, profile.command.topic, COMMAND)
+        self._action_records = self.create_publisher(Action, "policy/action", EVENT)
+        self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
+        self._acks = self.create_publisher(WeightsAck, "weights/ack", EVENT)
+        self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
+        self._resend = self.create_client(ResendChunks, "weights/resend")
+        self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
+        self.create_subscription(WeightsManifest, "weights/manifest", self._on_manifest, LATCHED)
+        self.create_subscription(WeightsChunk, "weights/chunk", self._on_chunk, WEIGHTS_CHUNK)
+        for name in self._policy.spec.cameras:
+
+            def on_image(data: bytes, name: str = name) -> None:
+                self._on_image(name, data)
+
+            self.create_subscription(Image, profile.camera(name).topic, on_image, camera_qos(p.realtime), raw=True)
+        self.create_subscription(JointState, profile.joint_states, self._on_joints, STATE)
+
+    def activate(self) -> None:
+        self._own_timers = [self.create_timer(0.25, self._watch, clock=self.steady_clock)]
+        if self.parameters.realtime:
+            self._own_timers.append(self.create_timer(self._profile.period, self._tick, clock=self.steady_clock))
+            threading.Thread(target=self._work, name="inference", daemon=True).start()
+        if self._episode is not None:
+            self._on_episode(self._episode)
+
+    def deactivate(self) -> None:
+        self._stop()
+        for timer in self._own_timers:
+            self.destroy_timer(timer)
+        self._jobs.put(None)
+
+    def cleanup(self) -> None:
+        self._gripper.destroy()
+        del self._policy
+
+    # Start-up checks.
+
+    def _check_spec(self, source: str) -> None:
+        spec, profile = self._policy.spec, self._profile
+        if spec.joints != profile.joint_names:
+            raise ConfigError(
+                f"{source}: the policy drives {', '.join(spec.joints)}; robot '{profile.name}' has {', '.join(profile.joint_names)}"
+            )
+        if spec.rate != profile.rate:
+            raise ConfigError(f"{source}: the policy acts at {spec.rate:g} Hz, robot '{profile.name}' at {profile.rate:g} Hz")
+        for name in spec.cameras:
+            camera = profile.camera(name)
+            if (camera.height, camera.width) != tuple(spec.image_size):
+                raise ConfigError(
+                    f"{source}: the policy needs {spec.image_size[1]}x{spec.image_size[0]} images, "
+                    f"but camera '{name}' of robot '{profile.name}' gives {camera.width}x{camera.height}"
+                )
+
+    def _self_test(self) -> None:
+        """One inference at the home pose before grey images: shape and values must be usable. Raises InputError."""
+        spec = self._policy.spec
+        grey = np.full((*spec.image_size, 3), 128, np.uint8)
+        home = np.append(self._profile.home, 1.0).astype(np.float32)
+        self._policy.reset("self-test", 0, True)
+        actions = self._policy.act(Observation(0, dict.fromkeys(spec.cameras, grey), home)).actions
+        if actions.shape != (spec.horizon, len(spec.joints) + 1):
+            raise InputError(f"the policy answers {actions.shape}, its horizon and joints say {(spec.horizon, len(spec.joints) + 1)}")
+        if not np.isfinite(actions).all():
+            raise InputError("the policy answers values that are not finite")
+
+    # Episodes.
+
+    def _on_episode(self, message: Episode) -> None:
+        self._episode = message
+        if self.state() != "active":
+            return
+        if message.phase != Episode.PHASE_RUNNING:
+            self._stop()
+            self._apply_weights()
+            return
+        if message.episode_id == self._begun and self._execution.running:
+            return
+        with self._use:
+            self._execution.start(to_ns(message.start))
+            if message.episode_id != self._begun:
+                self._policy.reset(message.instruction, int(message.seed), bool(message.greedy))
+                self._begun = message.episode_id
+                self._trigger.reset()
+                self._previous = None
+        self._last_command = None
+        self._observed = time.monotonic()
+        if not self.parameters.realtime:
+            self._answer()
+
+    def _stop(self) -> None:
+        """Nobody commands the arm any more; on hardware the trajectory controller is told to rest where it is going."""
+        with self._use:
+            running = self._execution.running
+            self._execution.stop()
+        if running and self.parameters.realtime and self._previous is not None:
+            joints = self._previous.command[:-1]
+            self._arm_commands.publish(self._arm.build(joints, np.zeros_like(joints), 0))
+
+    # Observations.
+
+    def _on_image(self, camera: str, data: bytes) -> None:
+        self._images[camera] = (stamp_of_raw(data), time.monotonic(), data)
+        if self._unanswered and not self.parameters.realtime:
+            self._answer()
+
+    def _on_joints(self, message: JointState) -> None:
+        stamp = to_ns(message.header.stamp)
+        self._measured = Measured(stamp, self._profile.proprioception(message.name, message.position), time.monotonic())
+        self._unanswered = True
+        if not self.parameters.realtime:
+            self._answer()
+
+    def _decode(self) -> dict[str, np.ndarray]:
+        height, width = self._policy.spec.image_size
+        return {
+            name: check_size(to_array(deserialize(self._images[name][2], Image)), height, width, name) for name in self._policy.spec.cameras
+        }
+
+    # Lockstep: one command for each frame.
+
+    def _answer(self) -> None:
+        measured = self._measured
+        if measured is None or not self._unanswered or self._gripper_asked or not self._execution.running:
+            return
+        index = self._execution.index(measured.stamp)
+        if index < 0:
+            return
+        if self._last_command is not None and measured.stamp == self._previous_stamp:
+            self._unanswered = False
+            self._arm_commands.publish(self._last_command)  # the frame was published twice: the answer was lost or slow
+            return
+        if self._execution.due(index):
+            if any(name not in self._images or self._images[name][0] != measured.stamp for name in self._policy.spec.cameras):
+                return  # the other parts of this frame are still under way
+            self._infer(index, Observation(measured.stamp, self._decode(), measured.proprioception))
+        self._unanswered = False
+        self._observed = time.monotonic()
+        self._command(index, measured, measured.stamp, 0.0)
+
+    # Real time: one command per period.
+
+    def _tick(self) -> None:
+        measured = self._measured
+        if measured is None:
+            return
+        now = time.monotonic()
+        age = now - measured.arrival
+        with self._use:
+            if not self._execution.running or self._execution.index(measured.stamp) < 0:
+                return
+            seen = self._execution.index(measured.stamp)
+            if self._execution.due(seen) and self._fresh(now):
+                self._observed = now
+                self._execution.begin(seen)
+                observation = Observation(measured.stamp, self._decode(), measured.proprioception)
+                self._jobs.put(lambda: self._infer(seen, observation, begun=True))
+            stamp = measured.stamp + int(age * 1e9)
+            self._command(self._execution.index(stamp), measured, stamp, age)
+
+    def _fresh(self, now: float) -> bool:
+        limit = self._profile.guard.stale_after
+        return self._measured is not None and all(
+            name in self._images and now - self._images[name][1] <= limit for name in self._policy.spec.cameras
+        )
+
+    def _work(self) -> None:
+        """The worker thread of real time."""
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:
+                self.fail(error)
+
+    # Both.
+
+    def _infer(self, index: int, observation: Observation, begun: bool = False) -> None:
+        if not begun:
+            self._execution.begin(index)
+        began = time.perf_counter()
+        chunk = self._policy.act(observation)
+        latency = time.perf_counter() - began
+        if not np.isfinite(chunk.actions).all() and self._receiver.version:
+            self._broken = f"actions of version {self._receiver.version} are not finite"
+        with self._use:
+            if not self._execution.finish(index, chunk.actions):
+                return
+            self._publish_action(observation.stamp, chunk, latency)
+        self.counters["inferences"] = self.counters.get("inferences", 0) + 1
+        self.counters["inference_ms"] = round(latency * 1e3, 3)
+
+    def _command(self, index: int, measured: Measured, stamp: int, age: float) -> None:
+        """Guard the row of this step and send it."""
+        row = self._execution.row(index)
+        dt = self._profile.period if self._previous is None else (stamp - self._previous_stamp) / 1e9
+        target = measured.proprioception if row is None else row
+        result = self._guard.check(target, measured.proprioception, self._previous, dt, age)
+        if row is None and not result.held:
+            result = dataclasses.replace(result, held=True, reasons=(*result.reasons, f"the policy has no command for step {index} yet"))
+        if result.reasons:
+            self._report(result, stamp)
+        if not result.send:
+            return
+        again = (
+            self.parameters.realtime
+            and result.held
+            and self._previous is not None
+            and np.array_equal(result.command, self._previous.command)
+        )
+        self._previous, self._previous_stamp = result, stamp
+        if again:
+            return  # a controller must not be given the same goal twice
+        command = self._arm.build(result.command[:-1], result.velocity, 0 if self.parameters.realtime else stamp)
+        self._last_command = command
+        opening = None if result.held else self._trigger.update(float(result.command[-1]))
+        if opening is None:
+            self._arm_commands.publish(command)
+        elif self.parameters.realtime:
+            self._arm_commands.publish(command)
+            self._send_gripper(opening, lambda: None)
+        else:
+            self._gripper_asked = True
+
+            def accepted() -> None:
+                self._gripper_asked = False
+                self._arm_commands.publish(command)
+
+            self._send_gripper(opening, accepted)
+
+    def _send_gripper(self, opening: float, then: Callable[[], None]) -> None:
+        """Give the gripper its goal as soon as its driver is there; `then` once it accepted. A driver that does not answer is named."""
+        deadline = self.deadline(self.parameters.deadline * _PATIENCE, self._profile.gripper.action, "acceptance of a gripper goal")
+        polls: list[Any] = []
+
+        def answered(future: Any) -> None:
+            if not deadline.met:
+                deadline.meet()
+                if not future.result().accepted:
+                    self.get_logger().warning(f"{self._profile.gripper.action} refused a goal of opening {opening:.2f}")
+                then()
+
+        def send() -> bool:
+            if not deadline.met and not self._gripper.server_is_ready():
+                return False
+            for timer in polls:
+                self.destroy_timer(timer)
+            if not deadline.met:
+                self._gripper.send_goal_async(gripper_goal(self._profile, opening)).add_done_callback(self.guarded(answered))
+            return True
+
+        if not send():
+            polls.append(self.create_timer(0.02, send, clock=self.steady_clock))
+
+    def _report(self, result: GuardResult, stamp: int) -> None:
+        message = GuardMessage(held=result.held, reasons=list(result.reasons))
+        message.header.stamp = to_stamp(stamp)
+        self._guard_reports.publish(message)
+        name = "guard_holds" if result.held else "guard_changes"
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    def _new_action(self) -> Action:
+        spec = self._policy.spec
+        return Action(
+            policy_id=spec.policy_id,
+            space=Action.SPACE_JOINT_POSITION,
+            names=[*spec.joints, "gripper"],
+            horizon=spec.horizon,
+            execute=spec.execute,
+        )
+
+    def _publish_action(self, stamp: int, chunk: Chunk, latency: float) -> None:
+        message = self._action
+        message.header.stamp = to_stamp(stamp)
+        message.episode_id = self._begun
+        message.policy_version = self._receiver.version
+        message.chunk = _floats(chunk.actions)
+        message.latent = _floats(chunk.latent) if chunk.latent is not None else array.array("f")
+        message.log_probability = float(chunk.log_probability)
+        message.latency = latency
+        self._action_records.publish(message)
+
+    def _watch(self) -> None:
+        """Ask for chunks that are missing; name what a running episode lacks."""
+        now = time.monotonic()
+        wanted = self._receiver.wanted(now)
+        if wanted is not None and self._resend.service_is_ready():
+            self._resend.call_async(ResendChunks.Request(version=wanted[0], indices=wanted[1]))
+        if self._execution.running and now - self._observed > self.parameters.deadline * _PATIENCE:
+            self._name_missing(now)
+
+    def _name_missing(self, now: float) -> None:
+        """Raises PeerError where something is missing; lockstep that merely rests (a simulator at its last frame) is none of ours."""
+        patience = self.parameters.deadline * _PATIENCE
+        topics = {name: self._profile.camera(name).topic for name in self._policy.spec.cameras}
+        if self._measured is None or (self.parameters.realtime and now - self._measured.arrival > patience):
+            raise PeerError(f"no joint state on '{self._profile.joint_states}' for {patience:g} s: is the robot's driver running?")
+        if not self._unanswered:
+            return
+        for name, topic in topics.items():
+            stamp, arrival, _ = self._images.get(name, (0, 0.0, b""))
+            if now - arrival > patience if self.parameters.realtime else stamp != self._measured.stamp:
+                raise PeerError(f"no image on '{topic}' for {patience:g} s: is camera '{name}' running?")
+
+    # Weights.
+
+    def _on_manifest(self, message: WeightsManifest) -> None:
+        answer = self._receiver.announce(manifest_from_message(message), message.policy_id, message.config_hash, time.monotonic())
+        self._acknowledge(answer)
+        self._apply_weights()
+
+    def _on_chunk(self, message: WeightsChunk) -> None:
+        self._receiver.add(message.version, message.index, bytes(message.data), time.monotonic())
+        self._apply_weights()
+
+    def _apply_weights(self) -> None:
+        """At an episode boundary only."""
+        if not (self._receiver.ready or self._broken) or self._episode is None or self._episode.phase not in _BOUNDARY:
+            return
+        with self._use:
+            if self._broken:
+                self._acknowledge(self._receiver.roll_back(self._broken))
+                self._broken = ""
+            self._acknowledge(self._receiver.apply(time.monotonic()))
+
+    def _acknowledge(self, answer: Acknowledgement | None) -> None:
+        if answer is None:
+            return
+        text = f"weights {answer.version}: {answer.status.replace('_', ' ')}{': ' + answer.reason if answer.reason else ''}"
+        if answer.status == "applied":
+            self.get_logger().info(text)
+        else:
+            self.get_logger().warning(text)
+        self.counters["weights_version"] = self._receiver.version
+        message = WeightsAck(
+            version=answer.version, status=_STATUS[answer.status], reason=answer.reason, receiver=self.get_fully_qualified_name()
+        )
+        message.header.stamp = to_stamp(self._measured.stamp if self._measured else 0)
+        self._acks.publish(message)
+
+
+def _floats(values: np.ndarray) -> array.array:
+    return array.array("f", np.asarray(values, np.float32).tobytes())
+
+
+def main(args: list[str] | None = None) -> int:
+    """Executable `policy_node`."""
+    # One thread: the simulator and the reward model run beside; several would only take turns.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return run_node(PolicyNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

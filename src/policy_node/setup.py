@@ -1,0 +1,25 @@
+"""Packaging of policy_node."""
+
+from setuptools import find_packages, setup
+
+PACKAGE = "policy_node"
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description="Policies that turn images, instruction and proprioception into chunks of commands, and the node that executes them.",
+    license="Apache-2.0",
+    maintainer="Whetstone contributors",
+    maintainer_email="whetstone@users.noreply.github.com",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+    ],
+    zip_safe=False,
+    extras_require={"test": ["pytest"]},
+    entry_points={
+        "console_scripts": ["policy_node = policy_node.node:main"],
+        "whetstone.policies": ["flow_vla = policy_node.flow_vla:FlowVLAPolicy"],
+    },
+)

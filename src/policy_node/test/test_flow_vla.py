@@ -1,0 +1,139 @@
+"""The flow policy: contract, determinism, normalisation, trainable state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policy_node.flow_network import FlowNetwork
+from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
+from policy_node.localiser import Localiser
+from whetstone.contracts import Observation, Policy
+from whetstone.errors import ConfigError, InputError
+from whetstone.profile import load_profile
+from whetstone.vision import CAMERAS, VisionEncoder
+
+
+@pytest.fixture(scope="module")
+def policy() -> FlowVLAPolicy:
+    torch.manual_seed(0)
+    built = FlowVLAPolicy(FlowVLAConfig(width=32, blocks=1, text_size=16), load_profile("franka"), VisionEncoder(8).eval(), Localiser(48, 8, 16).eval())
+    with torch.no_grad():
+        built.network.chunk_out.weight.normal_(0, 0.05)
+    return built
+
+
+def observation(seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for camera in CAMERAS}
+    return Observation(0, images, rng.normal(0, 0.3, 8).astype(np.float32))
+
+
+def test_it_fulfils_the_contract(policy):
+    assert isinstance(policy, Policy)
+    assert policy.spec.horizon >= policy.spec.execute
+
+
+def test_same_seed_same_chunk_other_seed_other_chunk(policy):
+    chunks = []
+    for seed in (3, 3, 4):
+        policy.reset("put the red cube in the tray", seed, greedy=False)
+        chunks.append(policy.act(observation()).actions)
+    assert np.array_equal(chunks[0], chunks[1])
+    assert not np.allclose(chunks[0], chunks[2])
+    assert chunks[0].shape == (policy.spec.horizon, 8)
+    assert ((chunks[0][:, -1] >= 0) & (chunks[0][:, -1] <= 1)).all()
+
+
+def test_greedy_has_no_noise_and_does_not_depend_on_the_seed(policy):
+    answers = []
+    for seed in (1, 2):
+        policy.reset("stack the red cube on the blue cube", seed, greedy=True)
+        answers.append(policy.act(observation()))
+    assert np.array_equal(answers[0].actions, answers[1].actions)
+    assert not np.any(answers[0].latent)
+
+
+def test_the_instruction_matters(policy):
+    actions = []
+    for instruction in ("put the red cube in the tray", "touch the red cube"):
+        policy.reset(instruction, 1, greedy=True)
+        actions.append(policy.act(observation()).actions)
+    assert not np.allclose(actions[0], actions[1])
+
+
+def test_the_latent_reproduces_the_chunk(policy):
+    seen = observation(5)
+    policy.reset("touch the red cube", 9, greedy=False)
+    answer = policy.act(seen)
+    with torch.no_grad():
+        state = torch.from_numpy(seen.proprioception)[None]
+        images = {camera: image[None] for camera, image in seen.images.items()}
+        inputs = policy.encode(images, seen.proprioception[None], "touch the red cube")
+        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps)
+        again = policy.network.denormalise(chunk, state)[0].numpy()
+    assert np.allclose(again, answer.actions, atol=1e-6)
+
+
+def test_trainable_state_round_trip_and_refusals(policy):
+    state = policy.trainable_state()
+    policy.load_trainable_state({name: value + 1 for name, value in state.items()})
+    assert np.allclose(policy.trainable_state()["chunk_out.bias"], state["chunk_out.bias"] + 1)
+    policy.load_trainable_state(state)
+    assert not any(name.startswith("text.") for name in state)
+    name = next(iter(state))
+    with pytest.raises(ValueError, match="missing"):
+        policy.load_trainable_state({key: value for key, value in state.items() if key != name})
+    with pytest.raises(ValueError, match="shape"):
+        policy.load_trainable_state({**state, name: np.zeros(3)})
+    with pytest.raises(ValueError, match="unknown"):
+        policy.load_trainable_state({**state, "surplus": np.zeros(3)})
+    assert np.array_equal(policy.trainable_state()[name], state[name])
+
+
+def test_a_missing_camera_and_a_wrong_size_are_named(policy):
+    seen = observation()
+    policy.reset("touch the red cube", 1, greedy=True)
+    with pytest.raises(InputError, match="wrist"):
+        policy.act(Observation(0, {"front": seen.images["front"]}, seen.proprioception))
+    with pytest.raises(InputError, match="front"):
+        policy.act(Observation(0, {**seen.images, "front": np.zeros((64, 64, 3), np.uint8)}, seen.proprioception))
+
+
+def test_a_wrong_key_is_named():
+    with pytest.raises(ConfigError, match="horizn"):
+        FlowVLAPolicy.load({"plugin": "flow_vla", "horizn": 4}, load_profile("franka"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_normalise_and_denormalise_are_inverse(seed):
+    generator = torch.Generator().manual_seed(seed)
+    network = FlowNetwork(features=6, columns=4, horizon=5, width=16, blocks=1, text_size=16)
+    network.delta_scale.copy_(torch.rand(5, 3, generator=generator) + 0.1)
+    actions = torch.randn(2, 5, 4, generator=generator)
+    actions[..., -1] = torch.rand(2, 5, generator=generator)
+    state = torch.randn(2, 4, generator=generator)
+    assert torch.allclose(network.denormalise(network.normalise(actions, state), state), actions, atol=1e-5)
+
+
+def test_flow_matching_learns_two_modes():
+    """A Gaussian would answer with the mean of two like-wise good chunks; the flow must sample either."""
+    torch.manual_seed(1)
+    network = FlowNetwork(features=2, columns=2, horizon=1, width=64, blocks=2, text_size=16)
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    inputs = torch.zeros(256, 2 + 2 + 16)
+    for _ in range(300):
+        side = torch.sign(torch.randn(256, 1))
+        loss = network.loss(inputs, side.expand(-1, 2), torch.randn(256, 2), torch.rand(256)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        samples = network.sample(inputs, torch.randn(256, 2), 10)
+    assert (samples[:, 0] > 0.5).float().mean() > 0.25
+    assert (samples[:, 0] < -0.5).float().mean() > 0.25
+    assert (samples[:, 0].abs() < 0.4).float().mean() < 0.2

@@ -1,0 +1,1 @@
+"""Reward models that watch the cameras, and the node that publishes their scores."""

@@ -1,0 +1,30 @@
+"""Command lines of the form key:=value, as the launch files use them, for the training and evaluation scripts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from whetstone.config import unknown
+from whetstone.errors import ConfigError, WhetstoneError
+
+
+def parse_arguments(arguments: list[str], defaults: dict[str, str]) -> dict[str, str]:
+    """`defaults` with the given values. ConfigError for a word that is not key:=value and for an unknown key."""
+    values = dict(defaults)
+    for argument in arguments:
+        key, separator, value = argument.partition(":=")
+        if not separator:
+            raise ConfigError(f"argument '{argument}' is not of the form key:=value; known keys: {', '.join(defaults)}")
+        if key not in defaults:
+            raise ConfigError(unknown("argument", key, list(defaults)))
+        values[key] = value
+    return values
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Call main with the command line; an error of ours is one line and exit status 1."""
+    try:
+        main(sys.argv[1:])
+    except WhetstoneError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,325 @@
+"""The reward node: camera frames in, `reward` out.
+
+Role: ROS only. Joins the cameras' frames by control step, hands those that are due to the reward model in a worker
+thread, publishes what it says with the stamp of the scored frame. What a reward is, the plug-in knows.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image
+from whetstone_msgs.msg import Episode, Reward
+
+from whetstone.config import find, load_yaml, show
+from whetstone.contracts import RewardModel, RewardSample
+from whetstone.errors import ConfigError, InputError
+from whetstone.images import check_size, to_array
+from whetstone.plugins import load_plugin
+from whetstone.profile import load_profile
+from whetstone.ros import EPISODE, EVENT, Deadline, WhetstoneNode, camera_qos, deserialize, run_node, stamp_of_raw, to_ns, to_stamp
+
+EARLY = 64
+"""Images kept that came before the episode they belong to was announced."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """robot, reward: names of configurations; realtime: false = lockstep, where no due frame may be dropped.
+
+    deadline: s until a missing camera ends the process; patience: s after which, in real time, a frame set that lacks a
+    camera is published as invalid (in lockstep nothing is lost, so it is waited for until the deadline);
+    device: for the model, as torch names it.
+    """
+
+    robot: str
+    reward: str
+    realtime: bool = False
+    deadline: float = field(default=20.0, metadata={"gt": 0})
+    patience: float = field(default=1.0, metadata={"gt": 0})
+    device: str = "cpu"
+
+
+@dataclass
+class FrameSet:
+    """The cameras' serialised images of one control step."""
+
+    images: dict[str, bytes] = field(default_factory=dict)
+    stamp: int = 0
+    arrived: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Work for the worker: a frame set to score, or (frames None) an episode to begin."""
+
+    episode_id: str
+    instruction: str
+    seed: int
+    frames: FrameSet | None
+
+
+class Worker:
+    """One thread that takes jobs in order. newest_only: a frame set still waiting gives way to a newer one."""
+
+    def __init__(self, work: Any, newest_only: bool) -> None:
+        self._work = work
+        self._newest_only = newest_only
+        self._jobs: deque[Job] = deque()
+        self._ready = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="reward", daemon=True)
+        self._thread.start()
+
+    def give(self, job: Job) -> int:
+        """Returns how many waiting frame sets were dropped for it."""
+        with self._ready:
+            before = len(self._jobs)
+            if job.frames is None or self._newest_only:
+                # A new episode makes the old one's frames worthless.
+                self._jobs = deque(waiting for waiting in self._jobs if waiting.frames is None)
+            dropped = before - len(self._jobs)
+            self._jobs.append(job)
+            self._ready.notify()
+        return dropped
+
+    def stop(self, seconds: float) -> None:
+        with self._ready:
+            self._stopped = True
+            self._jobs.clear()
+            self._ready.notify()
+        self._thread.join(seconds)
+
+    def _loop(self) -> None:
+        while True:
+            with self._ready:
+                while not self._jobs and not self._stopped:
+                    self._ready.wait()
+                if self._stopped:
+                    return
+                job = self._jobs.popleft()
+            self._work(job)
+
+
+class RewardNode(WhetstoneNode[Parameters]):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("reward", Parameters)
+        self.counters.update(scored=0, invalid=0, dropped=0, not_due=0, latency_ms=0.0)
+        self.episode: Episode | None = None
+        self.worker: Worker | None = None
+        self.deadlines: dict[str, Deadline] = {}
+        self.begun = ""
+        self.early: dict[tuple[int, str], bytes] = {}
+        self._forget()
+
+    def configure(self) -> None:
+        self.profile = load_profile(self.parameters.robot)
+        path = find("rewards", self.parameters.reward)
+        config = load_yaml(path)
+        plugin = load_plugin("whetstone.rewards", str(config.get("plugin", self.parameters.reward)))
+        self.model: RewardModel = plugin.load(config, self.profile, self.parameters.device)
+        needs = self.model.needs
+        for name in needs.cameras:
+            camera = self.profile.camera(name)
+            if (camera.height, camera.width) != tuple(needs.image_size):
+                raise ConfigError(
+                    f"{show(path)}: image_size is {needs.image_size[1]}x{needs.image_size[0]}, "
+                    f"but camera '{name}' of robot '{self.profile.name}' gives {camera.width}x{camera.height}"
+                )
+        self._self_test()
+        self.rewards = self.create_publisher(Reward, "reward", EVENT)
+        self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
+        for name in needs.cameras:
+            self.counters[f"frames_{name}"] = 0
+            self.create_subscription(
+                Image,
+                self.profile.camera(name).topic,
+                lambda data, camera=name: self._on_image(camera, data),
+                camera_qos(self.parameters.realtime),
+                raw=True,
+            )
+        self.patience = self.parameters.patience if self.parameters.realtime else self.parameters.deadline
+        self.create_timer(self.patience / 4, self._expire, clock=self.steady_clock)
+
+    def activate(self) -> None:
+        self.begun = ""
+        self.worker = Worker(self._work, newest_only=self.parameters.realtime)
+        if self.episode is not None:
+            self._on_episode(self.episode)
+
+    def deactivate(self) -> None:
+        for name in list(self.deadlines):
+            self.deadlines.pop(name).meet()
+        if self.worker is not None:
+            self.worker.stop(2.0)
+            self.worker = None
+
+    def _self_test(self) -> None:
+        """One score of a grey image: the model runs before the episode does."""
+        needs = self.model.needs
+        grey = np.full((*needs.image_size, 3), 128, np.uint8)
+        self.model.reset("self-test", "self-test", 0)
+        sample = self.model.observe({name: grey for name in needs.cameras}, 0)
+        if sample is not None and not sample.valid:
+            raise ConfigError(f"reward '{self.parameters.reward}' failed its self-test: {sample.reason}")
+
+    def _forget(self) -> None:
+        """Forget frames and scores of the last episode."""
+        self.pending: dict[int, FrameSet] = {}
+        self.done = -1
+        self.newest: dict[str, int] = {}
+        self.last: Reward | None = None
+
+    # Episodes.
+
+    def _on_episode(self, episode: Episode) -> None:
+        self.episode = episode
+        if self.worker is None:
+            return
+        if episode.phase == Episode.PHASE_RUNNING:
+            # The same id again: it was paused and goes on.
+            if episode.episode_id != self.begun:
+                self._begin(episode)
+            self._wait_for_cameras()
+        else:
+            for name in list(self.deadlines):
+                self.deadlines.pop(name).meet()
+
+    def _begin(self, episode: Episode) -> None:
+        self._forget()
+        self.begun = episode.episode_id
+        assert self.worker is not None
+        self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), None))
+        early, self.early = self.early, {}
+        for (stamp, camera), data in sorted(early.items()):
+            self._take(episode, camera, stamp, data)
+
+    def _wait_for_cameras(self) -> None:
+        for name in self.model.needs.cameras:
+            if name not in self.deadlines:
+                self.deadlines[name] = self.deadline(self.parameters.deadline, self.profile.camera(name).topic, "image")
+
+    # Frames.
+
+    def _on_image(self, camera: str, data: bytes) -> None:
+        self.counters[f"frames_{camera}"] += 1
+        if camera in self.deadlines:
+            self.deadlines[camera].restart()
+        if self.worker is None:
+            return
+        try:
+            stamp = stamp_of_raw(data)
+        except InputError:
+            self.counters["invalid"] += 1
+            return
+        episode = self.episode
+        if episode is None or episode.phase != Episode.PHASE_RUNNING or stamp < to_ns(episode.start):
+            # The images' topic and the episode's are not ordered: this may be the first frame of an episode to come.
+            self.early[stamp, camera] = data
+            while len(self.early) > EARLY:
+                del self.early[min(self.early)]
+            return
+        self._take(episode, camera, stamp, data)
+
+    def _take(self, episode: Episode, camera: str, stamp: int, data: bytes) -> None:
+        """A frame of the running episode."""
+        index = round((stamp - to_ns(episode.start)) * self.profile.rate / 1e9)
+        if stamp == self.newest.get(camera) and self.last is not None and not self.parameters.realtime:
+            # A simulator that waits says its frame again: perhaps it is the score that it missed.
+            self.rewards.publish(self.last)
+        self.newest[camera] = stamp
+        if index < 0 or index % self.model.needs.every or index <= self.done:
+            self.counters["not_due"] += 1
+            return
+        frames = self.pending.setdefault(index, FrameSet())
+        frames.images[camera] = data
+        first = self.model.needs.cameras[0]
+        if camera == first or not frames.stamp:
+            frames.stamp = stamp
+        if len(frames.images) == len(self.model.needs.cameras):
+            self._give(index)
+
+    def _give(self, index: int) -> None:
+        """Hand this frame set to the worker; older ones that are not complete never will be."""
+        assert self.episode is not None and self.worker is not None
+        for older in sorted(key for key in self.pending if key < index):
+            self._refuse(self.pending.pop(older))
+        frames = self.pending.pop(index)
+        frames.arrived = time.monotonic()
+        self.done = index
+        episode = self.episode
+        self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), frames))
+
+    def _expire(self) -> None:
+        """Frame sets that have waited too long for one of their cameras."""
+        if self.worker is None:
+            return
+        old = time.monotonic() - self.patience
+        for index in sorted(key for key, frames in self.pending.items() if frames.arrived < old):
+            self.done = max(self.done, index)
+            self._refuse(self.pending.pop(index))
+
+    def _refuse(self, frames: FrameSet) -> None:
+        missing = [name for name in self.model.needs.cameras if name not in frames.images]
+        assert self.episode is not None
+        reason = f"camera '{missing[0]}': no image of this step"
+        sample = RewardSample(frames.stamp, valid=False, reason=reason)
+        self._publish(self.episode.episode_id, sample, frames.arrived)
+
+    # The worker's thread.
+
+    def _work(self, job: Job) -> None:
+        try:
+            if job.frames is None:
+                self.model.reset(job.episode_id, job.instruction, job.seed)
+            else:
+                sample = self._score(job.frames)
+                if sample is not None:
+                    self._publish(job.episode_id, sample, job.frames.arrived)
+        except Exception as error:
+            self.fail(error)
+
+    def _score(self, frames: FrameSet) -> RewardSample | None:
+        height, width = self.model.needs.image_size
+        try:
+            images = {}
+            for name in self.model.needs.cameras:
+                try:
+                    image = to_array(deserialize(frames.images[name], Image))
+                except InputError as error:
+                    raise InputError(f"camera '{name}': {error}") from error
+                images[name] = check_size(image, height, width, name)
+            return self.model.observe(images, frames.stamp)
+        except InputError as error:
+            return RewardSample(frames.stamp, valid=False, reason=str(error))
+
+    def _publish(self, episode_id: str, sample: RewardSample, taken: float) -> None:
+        latency = time.monotonic() - taken
+        message = Reward(
+            episode_id=episode_id,
+            model_id=self.model.model_id,
+            config_hash=self.model.config_hash,
+            valid=sample.valid,
+            reason=sample.reason,
+            window=sample.window,
+            latency=latency,
+        )
+        for name in ("raw", "progress", "process", "completion", "contrastive", "total", "margin"):
+            setattr(message, name, float(getattr(sample, name)))
+        message.header.stamp = to_stamp(sample.stamp)
+        message.header.frame_id = self.model.needs.cameras[0]
+        self.rewards.publish(message)
+        self.last = message
+        self.counters["scored" if sample.valid else "invalid"] += 1
+        self.counters["latency_ms"] = round(latency * 1e3, 2)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run_node(RewardNode, args)

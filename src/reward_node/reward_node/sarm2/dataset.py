@@ -1,0 +1,146 @@
+"""Training data of SARM2: demonstrations as features, and batches of windows from them.
+
+Role: encodes every frame once with the frozen encoder, splits off held-out episodes, draws augmented windows.
+Ground truth labels (progress, primitive, completed) are used here, for training, and nowhere at inference.
+Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reward_node.sarm2.configuration import SARM2Settings
+from reward_node.sarm2.losses import UNKNOWN, Labels
+from reward_node.sarm2.windows import forward_window, pause, rewind
+from whetstone.demonstrations import Demonstration
+
+ENCODE_BATCH = 64
+
+
+def split(demonstrations: Sequence[Demonstration], share: float, seed: int) -> tuple[list[Demonstration], list[Demonstration]]:
+    """(training, held out): of every task and kind, `share` of the episodes (at least one of two) is held out."""
+    random = np.random.default_rng(seed)
+    groups: dict[tuple[str, str, bool], list[Demonstration]] = {}
+    for demonstration in demonstrations:
+        groups.setdefault((demonstration.task, demonstration.kind, demonstration.success), []).append(demonstration)
+    training, held_out = [], []
+    for key in sorted(groups):
+        members = groups[key]
+        order = random.permutation(len(members))
+        count = 0 if len(members) < 2 else max(1, round(share * len(members)))
+        held_out += [members[index] for index in sorted(order[:count])]
+        training += [members[index] for index in sorted(order[count:])]
+    return training, held_out
+
+
+def encode(encoder: Any, demonstration: Demonstration, cameras: Sequence[str]) -> np.ndarray:
+    """(F, feature_size) float16: every frame of a demonstration through the frozen encoder."""
+    images = demonstration.images()
+    count = len(demonstration.frame_steps)
+    rows = []
+    with torch.inference_mode():
+        for first in range(0, count, ENCODE_BATCH):
+            batch = {camera: images[camera][first : first + ENCODE_BATCH] for camera in cameras}
+            rows.append(encoder.features(batch).cpu().numpy().astype(np.float16))
+    return np.concatenate(rows)
+
+
+@dataclass
+class Batch:
+    """features: (B, 1 + recent, F); sentence: (B,) index into Windows.instructions; labels: (B, recent) each."""
+
+    features: Tensor
+    sentence: Tensor
+    labels: Labels
+
+
+class Windows:
+    """All training episodes end to end, and random windows of them.
+
+    `null` is the index of the primitive that means "none of these": the label of frames under a wrong instruction.
+    """
+
+    def __init__(self, settings: SARM2Settings, encoder: Any, demonstrations: Sequence[Demonstration], null: int, seed: int) -> None:
+        self.settings = settings
+        self.null = null
+        self.random = np.random.default_rng(seed)
+        features, progress, primitive, completed, start, length, stride, sentence, weight = [], [], [], [], [], [], [], [], []
+        self.instructions = sorted({demonstration.instruction for demonstration in demonstrations})
+        tasks = {demonstration.instruction: demonstration.task for demonstration in demonstrations}
+        count = {task: sum(demonstration.task == task for demonstration in demonstrations) for task in set(tasks.values())}
+        total = 0
+        for demonstration in tqdm(demonstrations, desc="encoding", unit="episode", leave=False):
+            features.append(encode(encoder, demonstration, settings.cameras))
+            progress.append(demonstration.progress)
+            primitive.append(demonstration.primitive)
+            completed.append(demonstration.completed)
+            start.append(total)
+            length.append(len(demonstration.frame_steps))
+            stride.append(frame_stride(demonstration, settings.every))
+            sentence.append(self.instructions.index(demonstration.instruction))
+            weight.append(1.0 / count[demonstration.task])
+            total += len(demonstration.frame_steps)
+        self.features = torch.from_numpy(np.concatenate(features))
+        self.progress = np.concatenate(progress).astype(np.float32)
+        self.primitive = np.concatenate(primitive).astype(np.int64)
+        self.completed = np.concatenate(completed).astype(np.float32)
+        self.start, self.length, self.stride, self.sentence = map(np.array, (start, length, stride, sentence))
+        self.weight = np.array(weight) / np.sum(weight)
+        # Row i: which instructions are certainly wrong for frames of instruction i.
+        self.wrong = [
+            [
+                other
+                for other, text in enumerate(self.instructions)
+                if tasks[text] not in (tasks[own], *settings.compatible.get(tasks[own], ()))
+            ]
+            for own in self.instructions
+        ]
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the features, (F,) each, for the network's input normalisation."""
+        sample = self.features[:: max(1, len(self.features) // 20000)].float()
+        return sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)
+
+    def batch(self, size: int) -> Batch:
+        """Random augmented windows: rewound, paused, at another speed, under a wrong instruction, with noise on the features."""
+        training, random, recent = self.settings.training, self.random, self.settings.network.recent
+        clip = random.choice(len(self.weight), size=size, p=self.weight)
+        length = self.length[clip]
+        place = random.random(size)
+        late = random.random(size) < training.late
+        place = np.where(late, 1.0 - 0.4 * place, place)
+        newest = np.minimum((place * length).astype(int), length - 1)
+        # A policy is slower or faster than the expert: half to one and a half times the usual distance of frames.
+        usual = self.stride[clip]
+        stride = np.maximum(1, usual + random.integers(-1, 2, size=size) * (random.random(size) < 0.5))
+        back = random.integers(1, min(training.rewind_frames, recent - 1) + 1, size=size) * (random.random(size) < training.rewind)
+        held = random.integers(1, recent, size=size) * (random.random(size) < training.pause)
+        window = pause(rewind(newest, stride, recent, back), held) if recent > 1 else forward_window(newest, stride, recent)
+        rows = self.start[clip][:, None] + window
+        progress, completed, primitive = self.progress[rows], self.completed[rows], self.primitive[rows]
+        sentence = self.sentence[clip].copy()
+        for index in np.flatnonzero(random.random(size) < training.wrong_instruction):
+            others = self.wrong[sentence[index]]
+            if others:
+                sentence[index] = random.choice(others)
+                # Other words: certainly not completed. How far along is unknown, until the other task's end shows it is wrong.
+                ended = completed[index] > 0
+                progress[index] = np.where(ended, 0.0, np.nan)
+                primitive[index] = np.where(ended, self.null, UNKNOWN)
+                completed[index] = 0.0
+        features = self.features[torch.from_numpy(np.concatenate([self.start[clip][:, None], rows], axis=1))].float()
+        labels = Labels(torch.from_numpy(progress), torch.from_numpy(completed), torch.from_numpy(primitive))
+        return Batch(features, torch.from_numpy(sentence), labels)
+
+
+def frame_stride(demonstration: Demonstration, every: int) -> int:
+    """Stored frames between two scored ones: a demonstration keeps every n-th control step."""
+    steps = np.diff(demonstration.frame_steps[:2])
+    return max(1, round(every / int(steps[0]))) if len(steps) else 1

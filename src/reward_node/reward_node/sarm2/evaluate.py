@@ -1,0 +1,276 @@
+"""Judge SARM2 on held-out episodes: `python -m reward_node.sarm2.evaluate robot:=franka data:=build/demonstrations/franka`.
+
+Role: plays held-out episodes through the reward model as the node would, frame by frame, and says how good it is. Writes
+results/reward-<robot>.json. Ground truth is read here to judge, never to score. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from reward_node.arguments import parse_arguments, run
+from reward_node.metrics import expected_calibration_error, first_run, roc_auc, value_order_correlation
+from reward_node.sarm2.configuration import SARM2Settings
+from reward_node.sarm2.dataset import frame_stride, split
+from reward_node.sarm2.reward import SARM2Reward
+from whetstone.assets import asset_path
+from whetstone.config import find, load_yaml
+from whetstone.demonstrations import Demonstration, load_demonstrations
+
+ARGUMENTS = {"robot": "franka", "data": "", "reward": "sarm2", "results": "results", "seed": "0"}
+
+CONTROL_EPISODES = 40
+"""Held-out episodes of each kind of control (static, reversed, wrong instruction): they cost a pass each."""
+
+
+@dataclass
+class Scored:
+    """One held-out episode: S scored frames. values: (S, 3) progress, completion, contrastive; the rest is ground truth."""
+
+    task: str
+    success: bool
+    values: np.ndarray
+    progress: np.ndarray
+    completed: np.ndarray
+    seconds: np.ndarray
+
+
+def scored_frames(reward: SARM2Reward, demonstration: Demonstration) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+    """(frame sets, indices) of the frames that the node would score."""
+    images = demonstration.images()
+    rows = np.arange(0, len(demonstration.frame_steps), frame_stride(demonstration, reward.needs.every))
+    return [{camera: images[camera][row] for camera in reward.needs.cameras} for row in rows], rows
+
+
+def play(reward: SARM2Reward, frames: list[dict[str, np.ndarray]], instruction: str) -> tuple[np.ndarray, np.ndarray]:
+    """(values (S, 3), CPU seconds (S,)) of an episode of these frames, one by one."""
+    reward.reset("evaluation", instruction, 0)
+    values, seconds = [], []
+    for index, images in enumerate(frames):
+        begin = time.thread_time()
+        sample = reward.observe(images, index)
+        seconds.append(time.thread_time() - begin)
+        values.append((sample.progress, sample.completion, sample.contrastive))
+    return np.array(values), np.array(seconds)
+
+
+def score(reward: SARM2Reward, demonstration: Demonstration) -> Scored:
+    frames, rows = scored_frames(reward, demonstration)
+    values, seconds = play(reward, frames, demonstration.instruction)
+    return Scored(
+        demonstration.task,
+        bool(demonstration.success),
+        values,
+        np.asarray(demonstration.progress)[rows],
+        np.asarray(demonstration.completed, dtype=bool)[rows],
+        seconds,
+    )
+
+
+def control_bank(scored: Sequence[Scored]) -> np.ndarray:
+    """(N, 3) scores of random frames of random episodes: what the shuffled control draws from."""
+    bank = np.concatenate([episode.values for episode in scored])
+    return bank[np.random.default_rng(0).permutation(len(bank))[:4096]]
+
+
+def figures(
+    reward: SARM2Reward, robot: str, held_out: Sequence[Demonstration], scored: Sequence[Scored], seed: int
+) -> list[dict[str, Any]]:
+    """Rows in the results format, of every task and of all."""
+    rows: list[dict[str, Any]] = []
+    for task in [*sorted({episode.task for episode in scored}), "all"]:
+        chosen = [
+            (demonstration, episode) for demonstration, episode in zip(held_out, scored, strict=True) if task in (episode.task, "all")
+        ]
+        numbers = task_figures(reward.settings, [episode for _, episode in chosen])
+        numbers |= control_figures(reward, [demonstration for demonstration, _ in chosen], held_out, seed)
+        for metric, (value, unit, count) in numbers.items():
+            rows.append({"case": f"{robot}/{task}", "subject": "sarm2", "metric": metric, "value": value, "unit": unit, "n": count})
+    return rows
+
+
+def task_figures(settings: SARM2Settings, scored: Sequence[Scored]) -> dict[str, tuple[float | None, str, int]]:
+    """Metric -> (value, unit, n) from the scores alone."""
+    progress = np.concatenate([episode.values[:, 0] for episode in scored])
+    completion = np.concatenate([episode.values[:, 1] for episode in scored])
+    truth = np.concatenate([episode.progress for episode in scored])
+    completed = np.concatenate([episode.completed for episode in scored])
+    success = np.array([episode.success for episode in scored])
+    wins = [episode for episode in scored if episode.success]
+    failures = [episode for episode in scored if not episode.success]
+    last_completion = np.array([episode.values[-3:, 1].mean() for episode in scored])
+    last_progress = np.array([episode.values[-3:, 0].mean() for episode in scored])
+    said = [first_run(episode.values[:, 1], settings.success.threshold, settings.success.frames) for episode in scored]
+    # Wrong: success was declared on a frame on which the task was not done.
+    wrong = [run >= 0 and not episode.completed[run] for run, episode in zip(said, scored, strict=True)]
+    cost = np.concatenate([episode.seconds[1:] for episode in scored]) * 1e3
+
+    def mean(values: Sequence[float] | np.ndarray) -> float | None:
+        return float(np.mean(values)) if len(values) else None
+
+    auc = roc_auc(last_completion, success)
+    auc_progress = roc_auc(last_progress, success)
+    return {
+        "voc_success": (mean([value_order_correlation(until_done(episode)) for episode in wins]), "1", len(wins)),
+        "voc_success_whole_clip": (mean([value_order_correlation(episode.values[:, 0]) for episode in wins]), "1", len(wins)),
+        "voc_failure": (mean([value_order_correlation(episode.values[:, 0]) for episode in failures]), "1", len(failures)),
+        "success_auc_completion": (None if np.isnan(auc) else auc, "1", len(scored)),
+        "success_auc_progress": (None if np.isnan(auc_progress) else auc_progress, "1", len(scored)),
+        "completion_accuracy": (float(((completion >= 0.5) == completed).mean()), "1", len(completed)),
+        "completion_calibration_error": (expected_calibration_error(completion, completed), "1", len(completed)),
+        "progress_mse": (float(np.mean((progress - truth) ** 2)), "1", len(progress)),
+        "false_success_rate": (mean([one for one, episode in zip(wrong, scored, strict=True) if not episode.success]), "1", len(failures)),
+        "early_success_rate": (mean([one for one, episode in zip(wrong, scored, strict=True) if episode.success]), "1", len(wins)),
+        "missed_success_rate": (mean([run < 0 for run, episode in zip(said, scored, strict=True) if episode.success]), "1", len(wins)),
+        "score_cpu_time_p50": (float(np.percentile(cost, 50)), "ms", len(cost)),
+        "score_cpu_time_p95": (float(np.percentile(cost, 95)), "ms", len(cost)),
+    }
+
+
+def until_done(episode: Scored) -> np.ndarray:
+    """Progress up to the second scored frame after the task was done: where the loop ends an episode."""
+    done = int(np.argmax(episode.completed)) if episode.completed.any() else len(episode.completed)
+    return episode.values[: done + 2, 0]
+
+
+def control_figures(
+    reward: SARM2Reward, chosen: Sequence[Demonstration], everything: Sequence[Demonstration], seed: int
+) -> dict[str, tuple[float | None, str, int]]:
+    """Metric -> (value, unit, n) on what must not look like progress: a still, the clip reversed, other words."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(chosen))
+    wins = [chosen[index] for index in order if chosen[index].success][:CONTROL_EPISODES]
+    tasks = {demonstration.instruction: demonstration.task for demonstration in everything}
+    settings = reward.settings
+    still, still_voc, noisy, reverse, words, fired = [], [], [], [], [], []
+    for demonstration in wins:
+        frames, _ = scored_frames(reward, demonstration)
+        first = [frames[0]] * len(frames)
+        values, _ = play(reward, first, demonstration.instruction)
+        still.append(float(np.ptp(values[:, 0])))
+        still_voc.append(value_order_correlation(values[:, 0]))
+        grain = [{camera: grainy(image, random) for camera, image in frame.items()} for frame in first]
+        values, _ = play(reward, grain, demonstration.instruction)
+        noisy.append(float(values[-3:, 0].mean() - values[:3, 0].mean()))
+        values, _ = play(reward, frames[::-1], demonstration.instruction)
+        reverse.append(value_order_correlation(values[:, 0]))
+        excluded = (demonstration.task, *settings.compatible.get(demonstration.task, ()))
+        others = sorted(text for text, task in tasks.items() if task not in excluded)
+        if others:
+            values, _ = play(reward, frames, str(random.choice(others)))
+            words.append(float(values[-3:, 0].mean()))
+            fired.append(first_run(values[:, 1], settings.success.threshold, settings.success.frames) >= 0)
+
+    def mean(values: Sequence[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    return {
+        "static_rise_max": (max(still, default=None), "1", len(still)),
+        "static_voc": (mean(still_voc), "1", len(still_voc)),
+        "static_rise_camera_noise": (mean(noisy), "1", len(noisy)),
+        "voc_reversed": (mean(reverse), "1", len(reverse)),
+        "wrong_instruction_progress": (mean(words), "1", len(words)),
+        "wrong_instruction_false_success_rate": (mean(fired), "1", len(fired)),
+    }
+
+
+def grainy(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The image with sensor noise of 3 grey levels."""
+    return np.clip(image + random.normal(0.0, 3.0, image.shape), 0, 255).astype(np.uint8)
+
+
+def write_results(path: Path, command: str, rows: list[dict[str, Any]]) -> None:
+    """One file in the project's results format."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    record = {
+        "command": command,
+        "commit": commit or "none",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
+        "date": time.strftime("%Y-%m-%d"),
+        "rows": rows,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one line per metric, one column per task."""
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    cells = {(row["metric"], row["case"]): row for row in rows}
+    lines = ["| metric | " + " | ".join(case.partition("/")[2] for case in cases) + " |", "|---" * (len(cases) + 1) + "|"]
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        shown = []
+        for case in cases:
+            value = cells[metric, case]["value"]
+            shown.append("-" if value is None else f"{value:.3g}")
+        unit = cells[metric, cases[0]]["unit"]
+        lines.append(f"| {metric}{'' if unit == '1' else f' ({unit})'} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def write_card(
+    path: Path,
+    robot: str,
+    settings: SARM2Settings,
+    demonstrations: Sequence[Demonstration],
+    held_out: Sequence[Demonstration],
+    rows: list[dict[str, Any]],
+    command: str,
+    seconds: float,
+) -> None:
+    """The model card beside the weights."""
+    tasks = sorted({demonstration.task for demonstration in demonstrations})
+    wins = sum(bool(demonstration.success) for demonstration in demonstrations)
+    network = settings.network
+    path.write_text(f"""# Reward model SARM2, {robot}
+
+**What it is.** A small SARM2 (arXiv 2606.10305): stage estimator ({network.stage_layers} layers) and value head
+({network.value_layers} layers, width {network.width}, {network.experts} experts, top {network.top}) over the features of the frozen
+vision encoder and the instruction. It sees the first frame of the episode and the last {network.recent} scored frames of
+{", ".join(settings.cameras)} (one score every {settings.every} control steps), nothing else: no proprioception, no simulator state.
+It gives progress and completion; the contrastive signal compares progress over {settings.contrastive.window} scored frames with a
+dead zone of {settings.contrastive.dead_zone}.
+
+**Made by** `{command}` in {seconds:.0f} CPU seconds on one thread, from {len(demonstrations)} simulated episodes ({wins} successes,
+{len(demonstrations) - wins} failures) of {", ".join(tasks)}, of which {len(held_out)} were held out. Labels came from the simulator
+and are used in training only.
+
+**Held-out figures**, through the same path as the node. VOC is the rank correlation of progress with time up to two scored frames
+after the task was done. Success is declared as in the configuration (completion >= {settings.success.threshold} on
+{settings.success.frames} scored frames): false and early are declarations on a frame on which the task was not done. `static` repeats
+the first frame. AUC uses the mean of the last 3 scores.
+
+{table(rows)}
+
+**Limits.** Rendered images of these scenes only; on a real robot train it on that robot's recordings. It knows the tasks named
+above: under other words its scores mean nothing.
+""")
+
+
+def main(arguments: list[str]) -> None:
+    values = parse_arguments(arguments, ARGUMENTS)
+    robot, seed = values["robot"], int(values["seed"])
+    torch.set_num_threads(1)
+    config = load_yaml(find("rewards", values["reward"]))
+    reward = SARM2Reward.from_file(config, robot, asset_path(str(config["weights"]).format(robot=robot)))
+    _, held_out = split(load_demonstrations(values["data"] or f"build/demonstrations/{robot}"), reward.settings.training.held_out, seed)
+    scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
+    rows = figures(reward, robot, held_out, scored, seed)
+    command = f"python -m reward_node.sarm2.evaluate robot:={robot} seed:={seed}"
+    write_results(Path(values["results"]) / f"reward-{robot}.json", command, rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run(main)

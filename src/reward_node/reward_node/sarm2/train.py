@@ -1,0 +1,105 @@
+"""Train SARM2 for one robot: `python -m reward_node.sarm2.train robot:=franka data:=build/demonstrations/franka out:=assets`.
+
+Role: the training loop, the weights file, the model card. Writes <out>/reward_<robot>.safetensors, .md and
+results/reward-<robot>.json. One thread, a few minutes. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from reward_node.arguments import parse_arguments, run
+from reward_node.sarm2.configuration import SARM2Settings
+from reward_node.sarm2.dataset import Windows, split
+from reward_node.sarm2.losses import loss
+from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
+from whetstone.config import find, load_yaml, parse, show
+from whetstone.demonstrations import load_demonstrations
+
+ARGUMENTS = {"robot": "franka", "data": "", "out": "assets", "reward": "sarm2", "results": "results", "seed": "0"}
+
+
+def fit(settings: SARM2Settings, windows: Windows, model: SARM2Model, seed: int) -> None:
+    """AdamW with warm-up and cosine decay. Deterministic under the seed."""
+    torch.manual_seed(seed)
+    training = settings.training
+    mean, scale = windows.statistics()
+    model.network.feature_mean.copy_(mean)
+    model.network.feature_scale.copy_(scale)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    noise = torch.Generator().manual_seed(seed)
+    model.train()
+    for step in (bar := tqdm(range(training.steps), desc="training", unit="step")):
+        warm = min(1.0, (step + 1) / 50)
+        for group in optimiser.param_groups:
+            group["lr"] = training.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
+        batch = windows.batch(training.batch)
+        blur = torch.randn(batch.features.shape, generator=noise) * model.network.feature_scale * training.feature_noise
+        embedded = model.text(windows.instructions)
+        scores = model.network(batch.features + blur, embedded[batch.sentence])
+        value, parts = loss(scores, batch.labels, settings.losses)
+        optimiser.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if step % 20 == 0:
+            bar.set_postfix({name: f"{part:.3f}" for name, part in parts.items()})
+    model.eval()
+
+
+def save(model: SARM2Model, bank: np.ndarray, path: Path, information: dict[str, str]) -> None:
+    """Weights as float16, and `control_bank`, the scores that the shuffled control draws from. Written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {f"model.{name}": tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    state["control_bank"] = torch.from_numpy(bank.astype(np.float16))
+    part = path.with_suffix(".part")
+    save_file(state, part, metadata=information)
+    os.replace(part, path)
+
+
+def main(arguments: list[str]) -> None:
+    from reward_node.sarm2.evaluate import control_bank, figures, score, table, write_card, write_results
+    from whetstone.task import PRIMITIVES
+    from whetstone.text import TextEncoder
+    from whetstone.vision import VisionEncoder
+
+    values = parse_arguments(arguments, ARGUMENTS)
+    robot, seed = values["robot"], int(values["seed"])
+    torch.set_num_threads(1)
+    source = find("rewards", values["reward"])
+    config = load_yaml(source)
+    settings = parse(SARM2Settings, config, show(source))
+    demonstrations = load_demonstrations(values["data"] or f"build/demonstrations/{robot}")
+    encoder = VisionEncoder.load(robot)
+    training, held_out = split(demonstrations, settings.training.held_out, seed)
+    print(f"{len(training)} episodes to train on, {len(held_out)} held out")
+    begin = time.process_time()
+    windows = Windows(settings, encoder, training, PRIMITIVES.index("null"), seed)
+    torch.manual_seed(seed)
+    model = build_model(settings, encoder.feature_size, TextEncoder(), PRIMITIVES)
+    fit(settings, windows, model, seed)
+    seconds = time.process_time() - begin
+    information = metadata(settings, encoder.feature_size, encoder.identity, PRIMITIVES)
+    path = Path(values["out"]) / settings.weights.format(robot=robot)
+    save(model, np.zeros((1, 3), np.float32), path, information)
+    reward = SARM2Reward.from_file(config, robot, path)
+    scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
+    save(model, control_bank(scored), path, information)
+    rows = figures(reward, robot, held_out, scored, seed)
+    command = f"python -m reward_node.sarm2.train robot:={robot} seed:={seed}"
+    write_results(Path(values["results"]) / f"reward-{robot}.json", command, rows)
+    print(table(rows))
+    write_card(path.with_suffix(".md"), robot, settings, demonstrations, held_out, rows, command, seconds)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), trained in {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""Simulators, drivers, the episode manager, the launch plan and the operator console."""

@@ -1,0 +1,158 @@
+"""The `whetstone` command.
+
+Role: reads the command line, calls what does the work, turns every error into one line on stderr and an exit code (2: wrong
+input, 1: a run failed, 130: interrupted). Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from robot_bringup import bench as benchmark
+from robot_bringup import demo as demonstration
+from robot_bringup import making
+from robot_bringup.plan import DESCRIPTIONS, MODES, Argument, help_text, plan
+from robot_bringup.report import write_report
+from robot_bringup.running import RunEnded, run
+from whetstone import config
+from whetstone.errors import ConfigError, WhetstoneError
+
+_HELP = """whetstone: refine a manipulation policy on the robot it will run on
+
+  whetstone run [refine|evaluate|sim] name:=value ...   start the nodes of a run (run --help: the arguments)
+  whetstone demo name:=value ...                        refine, compare before and after, write a report
+  whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
+  whetstone report RUN_DIR                              write RUN_DIR/report.html again
+  whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
+  whetstone assets name:=value ...                      make base policies and reward models again from nothing
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Executable `whetstone`. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except RunEnded as error:
+        print(f"whetstone: {error}", file=sys.stderr)
+        return error.code
+    except WhetstoneError as error:
+        print(f"whetstone: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("whetstone: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": _run,
+        "demo": _demo,
+        "demo-study": _study,
+        "report": _report,
+        "bench": _bench,
+        "assets": _assets,
+    }
+    name, *rest = words
+    if name not in commands:
+        raise ConfigError(config.unknown("command", name, commands))
+    return commands[name](rest)
+
+
+def pairs(words: Sequence[str]) -> dict[str, str]:
+    """["robot:=so100"] -> {"robot": "so100"}. Raises ConfigError naming the word that is no argument."""
+    given: dict[str, str] = {}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator or not name:
+            match = re.fullmatch(r"-{0,2}([\w]+)=(.*)", word)
+            hint = f"; did you mean {match[1]}:={match[2]}?" if match else ""
+            raise ConfigError(f"argument '{word}' is not name:=value{hint}")
+        if name in given:
+            raise ConfigError(f"argument {name} is given twice")
+        given[name] = value
+    return given
+
+
+def _wants_help(words: Sequence[str]) -> bool:
+    return any(word in ("-h", "--help") for word in words)
+
+
+def _run(words: list[str]) -> int:
+    mode = "refine"
+    if words and re.fullmatch(r"\w+", words[0]):
+        mode = words.pop(0)
+        if mode not in MODES:
+            raise ConfigError(config.unknown("mode", mode, MODES))
+    if _wants_help(words):
+        print("whetstone run [refine|evaluate|sim] name:=value ...\n")
+        for name in MODES:
+            print(f"  {name:<9} {DESCRIPTIONS[name]}")
+        print("\n" + help_text(mode))
+        return 0
+    planned = plan(mode, pairs(words))  # type: ignore[arg-type]
+    console = Console()
+    console.print(f"run directory: {planned.run_dir}", highlight=False, soft_wrap=True)
+    ended = run(planned, console)
+    if ended.code:
+        raise RunEnded(ended, planned.run_dir)
+    console.print(ended.reason, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _demo(words: list[str]) -> int:
+    if _wants_help(words):
+        _print_help("demo", "refine, compare before and after, write a report", demonstration.DEMO_ARGUMENTS)
+        return 0
+    return demonstration.demo(pairs(words), Console())
+
+
+def _study(words: list[str]) -> int:
+    if _wants_help(words):
+        _print_help("demo-study", "the demo for every robot and seed, and the controls", demonstration.STUDY_ARGUMENTS)
+        return 0
+    return demonstration.study(pairs(words), Console())
+
+
+def _bench(words: list[str]) -> int:
+    if _wants_help(words):
+        _print_help("bench", "steps per second of the whole loop, and where the time goes", benchmark.BENCH_ARGUMENTS)
+        return 0
+    return benchmark.bench(pairs(words), Console())
+
+
+def _assets(words: list[str]) -> int:
+    if _wants_help(words):
+        _print_help("assets", "make base policies and reward models again from nothing", making.ASSETS_ARGUMENTS, refine=False)
+        return 0
+    return making.make_assets(pairs(words), Console())
+
+
+def _print_help(name: str, description: str, own: Sequence[Argument], *, refine: bool = True) -> None:
+    print(f"whetstone {name} name:=value ...: {description}\n\nOwn arguments:")
+    for argument in own:
+        print(f"  {argument.name}:={argument.default or repr('')}\n      {argument.description}")
+    if refine:
+        print("\nAnd those of\n" + help_text("refine"))
+
+
+def _report(words: list[str]) -> int:
+    if _wants_help(words) or len(words) != 1:
+        print("whetstone report RUN_DIR: write RUN_DIR/report.html again")
+        return 0 if _wants_help(words) else 2
+    print(write_report(Path(words[0])))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""From a node of the plan to the command that runs it.
+
+Role: finds a node's executable through the installed package's entry points, so that it runs in this very interpreter, and
+puts the standard ROS arguments behind it. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from robot_bringup.plan import NodeSpec
+from robot_bringup.supervisor import Command
+from whetstone.errors import ConfigError
+
+
+def command(node: NodeSpec, parameter_file: Path) -> Command:
+    """argv of the node. Raises ConfigError where its package or executable is not installed."""
+    arguments = ["--ros-args", "-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]
+    for source, target in node.remappings:
+        arguments += ["-r", f"{source}:={target}"]
+    return Command(node.name, (*executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file)))
+
+
+def executable(package: str, name: str) -> tuple[str, ...]:
+    """How to start the console script `name` of `package` with this interpreter."""
+    try:
+        distribution = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        raise ConfigError(f"package {package} is not installed; run `make setup`, then `source scripts/env.sh`") from None
+    for entry in distribution.entry_points.select(group="console_scripts", name=name):
+        if not re.fullmatch(r"[\w.]+:\w+", entry.value):
+            break
+        return sys.executable, "-c", f"import sys; from {entry.module} import {entry.attr}; sys.exit({entry.attr}())"
+    raise ConfigError(f"package {package} has no executable {name}; rebuild with `colcon build`")

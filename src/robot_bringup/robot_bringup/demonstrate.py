@@ -1,0 +1,115 @@
+"""Makes demonstrations: scripted experts with faults act in the simulator, every command through the guard.
+
+Role: `python -m robot_bringup.demonstrate robot:=franka out:=DIR [tasks:=a,b] [seed:=0]`. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+from whetstone import config
+from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
+from whetstone.errors import WhetstoneError
+from whetstone.guard import Guard
+from whetstone.profile import RobotProfile, load_profile
+from whetstone.task import PRIMITIVES, TaskSpec, load_task
+
+from robot_bringup.sim.expert import Expert, Faults
+from robot_bringup.sim.simulation import Simulation
+
+HUMAN = {"aim": 0.10, "jitter": 0.004, "speed": (0.75, 1.1), "pause": 0.006}
+RETRY_EVERY = 4  # every 4th demonstration misses first and tries again: from the others nobody learns that one can
+# What a policy's failures look like to a camera; a reward model must not take them for success.
+FAILURES: dict[str, dict] = {
+    "beside_blind": {"miss": 0.9, "blind": True},
+    "beside_far_blind": {"miss": 1.6, "blind": True},
+    "beside_far_retried": {"miss": 1.6},
+    "dropped": {"drop": True, "blind": True},
+    "stray": {"stray": 1.1, "blind": True},
+    "other_object": {"other": True, "blind": True},
+    "stopped_early": {"stop": 0.18},
+    "stopped_late": {"stop": 0.33},
+}
+# Episodes per task and kind.
+COUNTS = {"pick_and_place": {"noisy": 80, "failure": 64}, "tray_then_button": {"noisy": 50, "failure": 40}}
+OTHER_COUNTS = {"noisy": 40, "failure": 32}
+AFTER_SUCCESS = 12  # control steps recorded after the task is done: what done looks like, at rest
+
+
+def record(sim: Simulation, task: TaskSpec, profile: RobotProfile, kind: str, faults: Faults, seed: int, path: Path) -> bool:
+    """One episode to `path`; returns whether it succeeded."""
+    sim.reset(task, seed)
+    expert = Expert(sim, task, faults, seed)
+    guard = Guard(profile)
+    rows: dict[str, list] = {name: [] for name in ("proprioception", "actions", "frame_steps", "progress", "primitive", "completed", "state", "pixels")}
+    images: dict[str, list[np.ndarray]] = {camera.name: [] for camera in profile.cameras}
+    previous, left = None, AFTER_SUCCESS
+    for step in range(task.max_steps):
+        frame = step % FRAME_STRIDE == 0
+        seen = sim.observe(images=frame)
+        measured = np.append(seen.positions, seen.gripper_opening)
+        if frame:
+            truth = sim.truth()
+            rows["frame_steps"].append(step)
+            rows["progress"].append(truth.progress)
+            rows["primitive"].append(PRIMITIVES.index(truth.primitive))
+            rows["completed"].append(truth.success)
+            state = sim.world.state()
+            rows["state"].append(state)
+            rows["pixels"].append([sim.project(state[:18].reshape(6, 3), camera.name) for camera in profile.cameras])
+            for camera, image in seen.images.items():
+                images[camera].append(image.copy())
+            left -= FRAME_STRIDE * truth.success
+            if left < 0:
+                break
+        targets, opening = expert.act()
+        previous = guard.check(np.append(targets, opening), measured, previous, profile.period)
+        command = previous.command
+        rows["proprioception"].append(measured)
+        rows["actions"].append(command)
+        sim.step(command[:-1], float(command[-1]))
+    success = sim.truth().success
+    arrays = {name: np.asarray(values, np.float32) for name, values in rows.items()}
+    arrays |= {"frame_steps": np.asarray(rows["frame_steps"], np.int64), "primitive": np.asarray(rows["primitive"], np.int64)}
+    arrays |= {"completed": np.asarray(rows["completed"], bool)}
+    texts = {"robot": profile.name, "task": task.name, "instruction": task.instruction, "kind": kind}
+    save_demonstration(path, texts, seed, success, arrays, {camera: np.stack(frames) for camera, frames in images.items()})
+    return success
+
+
+def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int) -> None:
+    """Fill out/<robot>/<task>/ with noisy successes and failures of every sort; what is there already is kept."""
+    profile = load_profile(robot)
+    sim = Simulation(profile)
+    for name in tasks:
+        task = load_task(name, robot)
+        counts = COUNTS.get(name, OTHER_COUNTS)
+        plan = [("noisy", Faults(**HUMAN, miss=0.0 if i % RETRY_EVERY else 0.8)) for i in range(counts["noisy"])]
+        plan += [("failure", Faults(**{**HUMAN, **list(FAILURES.values())[i % len(FAILURES)]})) for i in range(counts["failure"])]
+        done = 0
+        progress = tqdm(enumerate(plan), total=len(plan), desc=f"{robot} {name}", disable=None)
+        for index, (kind, faults) in progress:
+            path = out / robot / name / f"{kind}-{index:04d}.npz"
+            if path.exists():
+                continue
+            done += record(sim, task, profile, kind, faults, seed + 10_000 * config.available("tasks").index(name) + index, path)
+        print(f"{robot} {name}: {len(plan)} episodes, {done} of the new ones succeeded", flush=True)
+    sim.close()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
+    try:
+        tasks = given["tasks"].split(",") if "tasks" in given else config.available("tasks")
+        make_demonstrations(given.get("robot", "franka"), Path(given.get("out", "build/demonstrations")), tasks, int(given.get("seed", "500000")))
+    except WhetstoneError as error:
+        print(f"demonstrate: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,421 @@
+"""The episode manager's decisions: phases, outcomes, deadlines.
+
+Role: a state machine whose inputs are what happened (a frame, a score, a service call, the time) and whose output is the
+sequence of states to publish. Pure: no ROS, no clock of its own, so every path is tested without a robot. The phases and
+outcomes are those of whetstone_msgs/Episode.
+
+Stamps are robot time in ns; `now` is any monotonic time in s and serves deadlines only. Everything that decides an outcome
+follows from stamps, so a run repeats under its seed however the messages interleave.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+
+from robot_bringup.schedule import PlannedEpisode
+
+NANOSECONDS = 1_000_000_000
+
+
+class Phase(IntEnum):
+    WAITING = 0
+    RESETTING = 1
+    RUNNING = 2
+    ENDED = 3
+    UPDATING = 4
+    FINISHED = 5
+    PAUSED = 6
+
+
+class Outcome(IntEnum):
+    UNKNOWN = 0
+    SUCCESS = 1
+    FAILURE = 2
+    TIMEOUT = 3
+    ABORTED = 4
+
+
+@dataclass(frozen=True)
+class Completion:
+    """When a reward model's completion counts as success: >= threshold on so many scored frames in a row."""
+
+    threshold: float = field(default=0.8, metadata={"gt": 0.0, "le": 1.0})
+    frames: int = field(default=2, metadata={"ge": 1})
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Seconds to wait for a peer before the run fails and names it.
+
+    reset: the simulator's answer; frame: its next frame; update: the learner; apply: the policy's acknowledgement of weights;
+    last: the last score (or the evaluator's verdict) of an episode that timed out; verdict: the last frames after the
+    evaluator's word. Their absence is no failure.
+    """
+
+    reset: float = 30.0
+    frame: float = 60.0
+    update: float = 1800.0
+    apply: float = 60.0
+    last: float = 1.0
+    verdict: float = 3.0
+
+
+@dataclass(frozen=True)
+class State:
+    """What the Episode message says, less what never changes in a run. record: at ENDED, the line of episodes.jsonl."""
+
+    phase: Phase
+    episode: PlannedEpisode | None = None
+    outcome: Outcome = Outcome.UNKNOWN
+    reason: str = ""
+    start: int = 0
+    stamp: int = 0
+    record: dict[str, object] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The fields of a Reward message that the manager looks at. NaN: not given."""
+
+    stamp: int
+    progress: float = math.nan
+    completion: float = math.nan
+    total: float = math.nan
+    valid: bool = True
+
+
+@dataclass
+class _Tally:
+    """Reward figures of one episode. Sums are kept apart from counts so that unlabelled frames never count as zero."""
+
+    samples: int = 0
+    invalid: int = 0
+    max_progress: float = math.nan
+    max_completion: float = math.nan
+    total_sum: float = 0.0
+    total_count: int = 0
+
+    def add(self, score: Score) -> None:
+        self.samples += 1
+        if not score.valid:
+            self.invalid += 1
+            return
+        self.max_progress = _maximum(self.max_progress, score.progress)
+        self.max_completion = _maximum(self.max_completion, score.completion)
+        if not math.isnan(score.total):
+            self.total_sum += score.total
+            self.total_count += 1
+
+    def summary(self) -> dict[str, float | int]:
+        mean = self.total_sum / self.total_count if self.total_count else math.nan
+        return {
+            "samples": self.samples,
+            "invalid": self.invalid,
+            "max_progress": self.max_progress,
+            "max_completion": self.max_completion,
+            "mean_total": mean,
+        }
+
+
+def _maximum(old: float, new: float) -> float:
+    if math.isnan(new):
+        return old
+    return new if math.isnan(old) else max(old, new)
+
+
+class EpisodeMachine:
+    """Drives the episodes of a schedule.
+
+    Call the input methods as things happen and publish, in order, what `take()` returns after each. `result` is None until
+    FINISHED, then ("finished" | "stopped" | "failed", reason).
+    reward_every: control steps between two scored frames; 0 where no reward model runs.
+    """
+
+    def __init__(
+        self,
+        episodes: Iterator[PlannedEpisode],
+        *,
+        rate: float,
+        max_steps: int,
+        completion: Completion | None,
+        reward_every: int = 0,
+        deadlines: Deadlines | None = None,
+    ):
+        self._episodes = episodes
+        self._rate = rate
+        self._max_steps = max_steps
+        self._completion = completion
+        self._every = reward_every
+        self._deadlines = deadlines or Deadlines()
+        self._out: deque[State] = deque()
+        self._since = 0.0  # when the current wait began
+        self._timed_out_since: float | None = None
+        self._failing_since: float | None = None
+        self._paused = False
+        self._resume_to: Phase | None = None
+        self._streak = 0
+        self._last_score = -1
+        self._tally = _Tally()
+        self._update: tuple[int, bool] | None = None
+        self._applied = 0
+        self._refused: dict[int, str] = {}
+        self.state = State(Phase.WAITING)
+        self.steps = 0
+        self.version = 0
+        self.result: tuple[str, str] | None = None
+
+    # outputs
+
+    def take(self) -> list[State]:
+        """States to publish, oldest first; each is returned once."""
+        states = list(self._out)
+        self._out.clear()
+        return states
+
+    # inputs
+
+    def wait(self, reason: str) -> None:
+        """Say whom the run waits for before it begins."""
+        if self.state.reason != reason:
+            self._emit(State(Phase.WAITING, reason=reason))
+
+    def begin(self, now: float) -> None:
+        """All peers are active: start the first episode."""
+        self._next(now)
+
+    def reset_done(self, now: float, ok: bool, reason: str, start: int) -> None:
+        """The simulator answered. start: stamp of the episode's first frame."""
+        if self.state.phase != Phase.RESETTING:
+            return
+        if not ok:
+            self.fail(f"simulator could not reset the scene: {reason or 'no reason given'}")
+            return
+        self.state = replace(self.state, start=start, stamp=start)
+        if self._paused:
+            self._hold(Phase.RUNNING)
+        else:
+            self._run(now)
+
+    def frame(self, now: float, stamp: int) -> None:
+        """The robot's state at `stamp` arrived."""
+        if self.state.phase != Phase.RUNNING or stamp < self.state.start:
+            return
+        self._since = now
+        self.steps = max(self.steps, self._index(stamp))
+        if self.steps >= self._max_steps and self._timed_out_since is None:
+            self._timed_out_since = now
+            self._try_time_out(now)
+
+    def score(self, now: float, episode_id: str, score: Score) -> None:
+        """A reward arrived; it may be late or repeated, never counted twice."""
+        state = self.state
+        if not self._live() or state.episode is None or episode_id != state.episode.episode_id:
+            return
+        if score.stamp <= self._last_score or score.stamp < state.start or self._index(score.stamp) > self._max_steps:
+            return
+        self._last_score = score.stamp
+        self._tally.add(score)
+        if state.episode.mode == "train" and self._completion is not None:
+            done = score.valid and score.completion >= self._completion.threshold
+            self._streak = self._streak + 1 if done else 0
+            if self._streak >= self._completion.frames:
+                reason = f"reward model: completion {score.completion:.2f} on {self._streak} frames"
+                self.steps = self._index(score.stamp)
+                self._end(now, Outcome.SUCCESS, reason, score.stamp)
+                return
+        if self._timed_out_since is not None:
+            self._try_time_out(now)
+
+    def update(self, now: float, iteration: int, version: int, deployed: bool) -> None:
+        """The learner reported on an iteration."""
+        if self.state.phase == Phase.UPDATING and self.state.episode is not None and iteration == self.state.episode.iteration:
+            self._update = (version, deployed)
+            self._since = now
+            self._try_finish_update(now)
+
+    def acknowledge(self, now: float, version: int, applied: bool, reason: str) -> None:
+        """The policy applied or refused a snapshot."""
+        if applied:
+            self._applied = max(self._applied, version)
+        else:
+            self._refused[version] = reason
+        self._try_finish_update(now)
+
+    def tick(self, now: float) -> None:
+        """Check the deadlines."""
+        waited, phase, deadlines = now - self._since, self.state.phase, self._deadlines
+        if phase == Phase.RESETTING and waited > deadlines.reset:
+            self.fail(f"simulator did not answer the reset within {deadlines.reset:g} s")
+        elif phase == Phase.RUNNING and self._failing_since is not None:
+            if now - self._failing_since > deadlines.verdict:
+                self._end(now, Outcome.FAILURE, "evaluator: the task has failed", self._stamp(self.steps))
+        elif phase == Phase.RUNNING and self._timed_out_since is not None:
+            if now - self._timed_out_since > deadlines.last:
+                self._time_out(now)
+        elif phase == Phase.RUNNING and waited > deadlines.frame:
+            self.fail(f"simulator sent no frame for {deadlines.frame:g} s")
+        elif phase == Phase.UPDATING and self._update is None and waited > deadlines.update:
+            self.fail(f"learner did not report an update within {deadlines.update:g} s")
+        elif phase == Phase.UPDATING and self._update is not None and waited > deadlines.apply:
+            self.fail(f"policy did not acknowledge weights version {self._update[0]} within {deadlines.apply:g} s")
+
+    # services: each returns (accepted, message)
+
+    def pause(self, now: float) -> tuple[bool, str]:
+        if self.result:
+            return False, "the run is over"
+        if self._paused:
+            return False, "already paused"
+        self._paused = True
+        if self.state.phase == Phase.RUNNING:
+            self._hold(Phase.RUNNING)
+            return True, "paused"
+        return True, f"pauses after {self.state.phase.name.lower()}"
+
+    def resume(self, now: float) -> tuple[bool, str]:
+        if not self._paused:
+            return False, "not paused"
+        self._paused = False
+        if self.state.phase != Phase.PAUSED:
+            return True, "the pause had not begun and is taken back"
+        if self._resume_to == Phase.RUNNING:
+            self._run(now)
+        else:
+            self._next(now)
+        return True, "resumed"
+
+    def stop(self, now: float, reason: str = "stopped by a human") -> tuple[bool, str]:
+        if self.result:
+            return False, "the run is over"
+        self._finish("stopped", reason)
+        return True, reason
+
+    def success(self, now: float) -> tuple[bool, str]:
+        """A human (training) or the evaluator (evaluation) says that the task is done."""
+        if not self._live() or self.state.episode is None:
+            return False, "no episode is running"
+        who = "evaluator" if self.state.episode.mode == "evaluate" else "human"
+        self._end(now, Outcome.SUCCESS, f"{who}: the task is done", self._stamp(self.steps))
+        return True, "success"
+
+    def failure(self, now: float) -> tuple[bool, str]:
+        """The opposite. At the last step it is the evaluator's word that no success is on its way: a time-out, and frames that
+        have not been counted yet may follow it."""
+        if not self._live() or self.state.episode is None:
+            return False, "no episode is running"
+        if self._timed_out_since is not None:
+            self._time_out(now)
+            return True, "time-out"
+        if self.state.episode.mode == "evaluate":
+            self._failing_since = now
+        else:
+            self._end(now, Outcome.FAILURE, "human: the task has failed", self._stamp(self.steps))
+        return True, "failure"
+
+    def fail(self, reason: str) -> None:
+        """The run cannot go on."""
+        if not self.result:
+            self._finish("failed", reason)
+
+    # transitions
+
+    def _emit(self, state: State) -> None:
+        self.state = state
+        self._out.append(state)
+
+    def _live(self) -> bool:
+        """An episode has begun and not ended."""
+        return self.state.phase == Phase.RUNNING or (self.state.phase == Phase.PAUSED and self._resume_to == Phase.RUNNING)
+
+    def _index(self, stamp: int) -> int:
+        return round((stamp - self.state.start) * self._rate / NANOSECONDS)
+
+    def _stamp(self, index: int) -> int:
+        return self.state.start + round(index * NANOSECONDS / self._rate)
+
+    def _next(self, now: float) -> None:
+        if self._paused:
+            self._hold(None)
+            return
+        episode = next(self._episodes, None)
+        if episode is None:
+            self._finish("finished", "all episodes are done")
+            return
+        self.steps, self._streak, self._last_score = 0, 0, -1
+        self._tally, self._since = _Tally(), now
+        self._timed_out_since = self._failing_since = None
+        self._emit(State(Phase.RESETTING, episode, stamp=self.state.stamp))
+
+    def _run(self, now: float) -> None:
+        self._since = now
+        self._emit(replace(self.state, phase=Phase.RUNNING, reason=""))
+
+    def _hold(self, resume_to: Phase | None) -> None:
+        self._resume_to = resume_to
+        self._emit(replace(self.state, phase=Phase.PAUSED, reason="paused by a human"))
+
+    def _try_time_out(self, now: float) -> None:
+        """End a timed-out episode once nothing that belongs to it can still come."""
+        assert self.state.episode is not None
+        if self._failing_since is not None:
+            self._time_out(now)
+        elif self.state.episode.mode == "train":
+            last = self._max_steps // self._every * self._every if self._every else 0
+            if not self._every or self._last_score >= self._stamp(last):
+                self._time_out(now)
+
+    def _time_out(self, now: float) -> None:
+        self.steps = self._max_steps
+        self._end(now, Outcome.TIMEOUT, f"no success in {self._max_steps} steps", self._stamp(self._max_steps))
+
+    def _record(self, outcome: Outcome, reason: str) -> dict[str, object]:
+        episode = self.state.episode
+        assert episode is not None
+        return {
+            "episode_id": episode.episode_id,
+            "mode": episode.mode,
+            "label": episode.label,
+            "iteration": episode.iteration,
+            "index": episode.index,
+            "seed": episode.seed,
+            "greedy": episode.greedy,
+            "outcome": outcome.name.lower(),
+            "reason": reason,
+            "steps": self.steps,
+            "policy_version": self.version,
+            "reward": self._tally.summary(),
+        }
+
+    def _end(self, now: float, outcome: Outcome, reason: str, stamp: int) -> None:
+        ended = replace(self.state, phase=Phase.ENDED, outcome=outcome, reason=reason, stamp=stamp)
+        self._emit(replace(ended, record=self._record(outcome, reason)))
+        self.state = ended
+        episode = self.state.episode
+        assert episode is not None
+        if episode.mode == "train" and episode.last:
+            self._update, self._since = None, now
+            self._emit(replace(self.state, phase=Phase.UPDATING, reason=f"iteration {episode.iteration}"))
+        else:
+            self._next(now)
+
+    def _try_finish_update(self, now: float) -> None:
+        if self.state.phase != Phase.UPDATING or self._update is None:
+            return
+        version, deployed = self._update
+        if not deployed or self._applied >= version:
+            self.version = version
+            self._next(now)
+        elif version in self._refused:
+            self.fail(f"policy refused weights version {version}: {self._refused[version]}")
+
+    def _finish(self, result: str, reason: str) -> None:
+        if self._live() or self.state.phase == Phase.RESETTING:
+            ended = replace(self.state, phase=Phase.ENDED, outcome=Outcome.ABORTED, reason=reason)
+            self._emit(replace(ended, record=self._record(Outcome.ABORTED, reason)))
+            self.state = ended
+        self.result = (result, reason)
+        self._emit(replace(self.state, phase=Phase.FINISHED, reason=reason))

@@ -1,0 +1,96 @@
+"""Makes what lies in assets/ again: demonstrations, vision encoder, reward model, base policy, for each robot.
+
+Role: `whetstone assets`: runs the training scripts of the packages in their order, as processes, so that nothing here imports
+them. Demonstrations already made are kept, so an interrupted making goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from robot_bringup.plan import Argument
+from robot_bringup.supervisor import last_words
+from whetstone import config
+from whetstone.errors import ConfigError, InputError
+
+ASSETS_ARGUMENTS: tuple[Argument, ...] = (
+    Argument("robots", "franka,so100", "robots, joined by commas; they are worked on side by side"),
+    Argument("data", "build/demonstrations", "folder of the demonstrations", "path"),
+    Argument("out", "assets", "folder of the results", "path"),
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One script: python -m `module`, with these arguments ({robot}, {data}, {out} are filled in)."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("demonstrations", "robot_bringup.demonstrate", ("robot:={robot}", "out:={data}")),
+    Stage("vision encoder", "policy_node.train_vision", ("robot:={robot}", "data:={data}", "out:={out}")),
+    Stage("reward model", "reward_node.sarm2.train", ("robot:={robot}", "data:={data}/{robot}", "out:={out}")),
+    Stage("base policy", "policy_node.imitate", ("robot:={robot}", "data:={data}", "out:={out}")),
+)
+
+
+def make_assets(given: Mapping[str, str], console: Console) -> int:
+    """Run all stages for all robots. Raises InputError naming the stage that failed. Returns the exit code."""
+    own = {argument.name: argument for argument in ASSETS_ARGUMENTS}
+    for name in given:
+        if name not in own:
+            raise ConfigError(config.unknown("argument", name, own))
+    typed = {name: argument.read(given.get(name, argument.default)) for name, argument in own.items()}
+    robots = [robot.strip() for robot in typed["robots"].split(",")]
+    for robot in robots:
+        config.find("robots", robot)
+    data, out = Path(typed["data"]), Path(typed["out"])
+    logs = data.parent / "logs"
+    for folder in (data, out, logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    waiting = {robot: list(STAGES) for robot in robots}
+    running: dict[str, tuple[Stage, subprocess.Popen[bytes], float]] = {}
+    try:
+        while waiting or running:
+            for robot in robots:
+                if robot in running and running[robot][1].poll() is not None:
+                    stage, process, began = running.pop(robot)
+                    if process.returncode:
+                        words = last_words(_log(logs, robot, stage))
+                        raise InputError(f"assets: {stage.name} of {robot} failed (exit code {process.returncode}): {words}")
+                    console.print(f"{robot}: {stage.name} done in {time.monotonic() - began:.0f} s", highlight=False)
+                if robot not in running and robot in waiting:
+                    stage = waiting[robot].pop(0)
+                    if not waiting[robot]:
+                        del waiting[robot]
+                    console.print(f"{robot}: {stage.name} ... (log: {_log(logs, robot, stage)})", highlight=False, soft_wrap=True)
+                    running[robot] = (stage, _start(stage, robot, data, out, logs), time.monotonic())
+            time.sleep(0.2)
+    finally:
+        for _, process, _ in running.values():
+            process.terminate()
+        for _, process, _ in running.values():
+            process.wait()
+    return 0
+
+
+def _start(stage: Stage, robot: str, data: Path, out: Path, logs: Path) -> subprocess.Popen[bytes]:
+    words = [argument.format(robot=robot, data=data, out=out) for argument in stage.arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with _log(logs, robot, stage).open("wb") as log:
+        return subprocess.Popen([sys.executable, "-m", stage.module, *words], stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _log(logs: Path, robot: str, stage: Stage) -> Path:
+    return logs / f"assets-{robot}-{stage.name.replace(' ', '-')}.log"

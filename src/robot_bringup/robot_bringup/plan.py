@@ -1,0 +1,345 @@
+"""The launch plan: which arguments a run takes and which nodes it consists of.
+
+Role: ONE table of launch arguments and one function from their values to nodes, parameters and environment. `whetstone run`
+starts the plan as supervised processes, launch/*.launch.py turn it into launch_ros actions; both show the same table. Pure
+data: reads configuration, creates nothing, starts nothing. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from robot_bringup import schedule
+from robot_bringup.episode_machine import Completion
+from robot_bringup.schedule import Segment
+from whetstone import config
+from whetstone.assets import asset_path
+from whetstone.errors import ConfigError
+from whetstone.profile import load_profile
+from whetstone.task import load_task
+
+Mode = Literal["refine", "evaluate", "sim"]
+MODES: tuple[Mode, ...] = ("refine", "evaluate", "sim")
+DESCRIPTIONS = {
+    "refine": "evaluate the base policy, refine it on rewards, evaluate the refined policy",
+    "evaluate": "evaluate a policy (base, or the snapshot `weights`) on held-out seeds",
+    "sim": "a simulated robot behind its driver's topics, in real time, nothing else",
+}
+ENDLESS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument `name:=value`.
+
+    kind: how the text is read. choices: allowed words, or a folder of config/ ("config/robots") whose files are the choices.
+    low, high: bounds of a number. modes: which plans take it. optional: may be empty.
+    """
+
+    name: str
+    default: str
+    description: str
+    kind: Literal["word", "integer", "number", "boolean", "path"] = "word"
+    choices: tuple[str, ...] | str = ()
+    low: float | None = None
+    high: float | None = None
+    modes: tuple[str, ...] = MODES
+    optional: bool = False
+
+    def options(self) -> tuple[str, ...]:
+        """The words that the value may be; empty where it is free."""
+        if isinstance(self.choices, str):
+            return tuple(config.available(self.choices.removeprefix("config/")))
+        return self.choices
+
+    def read(self, text: str) -> Any:
+        """The typed value. Raises ConfigError naming the argument, the nearest and the available words."""
+        text = text.strip()
+        if not text.isprintable():
+            raise ConfigError(f"argument {self.name}:={text!r} holds characters that cannot be printed")
+        if not text:
+            if self.optional:
+                return ""
+            raise ConfigError(f"argument {self.name} is empty; it is {self._expected()}")
+        if self.kind == "boolean":
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(f"argument {self.name}:={text} must be true or false")
+            return text.lower() == "true"
+        if self.kind in ("integer", "number"):
+            return self._number(text)
+        if self.kind == "path":
+            return str(Path(text).expanduser().absolute())
+        is_file = isinstance(self.choices, str) and text.endswith((".yaml", ".yml"))
+        if self.choices and not is_file and text not in self.options():
+            raise ConfigError(config.unknown(self.name, text, self.options()))
+        if is_file and not Path(text).expanduser().is_file():
+            raise ConfigError(f"argument {self.name}: {text}: no such file")
+        return text
+
+    def _number(self, text: str) -> int | float:
+        try:
+            value = int(text) if self.kind == "integer" else float(text)
+        except ValueError:
+            raise ConfigError(f"argument {self.name}:={text} must be {self._expected()}") from None
+        if not ((self.low is None or value >= self.low) and (self.high is None or value <= self.high)):
+            raise ConfigError(f"argument {self.name}:={text} must be {self._expected()}")
+        return value
+
+    def _expected(self) -> str:
+        if self.kind in ("integer", "number"):
+            words = "an integer" if self.kind == "integer" else "a number"
+            if self.low is not None and self.high is not None:
+                return f"{words} from {self.low:g} to {self.high:g}"
+            return f"{words} of at least {self.low:g}" if self.low is not None else words
+        options = self.options()
+        return f"one of {', '.join(options)}" if options else {"boolean": "true or false", "path": "a path"}.get(self.kind, "a word")
+
+
+_REFINE, _POLICY = ("refine",), ("refine", "evaluate")
+
+ARGUMENTS: tuple[Argument, ...] = (
+    Argument("robot", "franka", "robot: a file of config/robots", choices="config/robots"),
+    Argument("sim", "mujoco", "simulator; gazebo and isaac are not there yet", choices=("mujoco", "gazebo", "isaac")),
+    Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks"),
+    Argument("policy", "flow_vla", "policy: a file of config/policies", choices="config/policies", modes=_POLICY),
+    Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_REFINE),
+    Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
+    Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
+    Argument("iterations", "12", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
+    Argument("episodes", "16", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
+    Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
+    Argument(
+        "development_episodes", "20", "episodes per mode that choose the base's deployment", "integer", low=0, high=1000, modes=_REFINE
+    ),
+    Argument("base_evaluation", "true", "evaluate the base policy before training", "boolean", modes=_REFINE),
+    Argument(
+        "deployment",
+        "config",
+        "how an evaluated policy acts; config: as its YAML says",
+        choices=("config", "greedy", "sampled", "both"),
+        modes=_POLICY,
+    ),
+    Argument("seed", "0", "seed of the run: its episodes, noise and learner", "integer", low=0, high=schedule.MAX_RUN_SEED),
+    Argument("realtime", "false", "pace the simulator by the wall clock (sim always does)", "boolean", modes=_POLICY),
+    Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean"),
+    Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=_POLICY),
+    Argument("record", "false", "record a bag of the run; not there yet", "boolean"),
+    Argument("run_dir", "", "folder of the run; empty: runs/<date>-<mode>-<robot>-<task>", "path", optional=True),
+    Argument("domain_id", "", "ROS domain; empty: $ROS_DOMAIN_ID, else 0", "integer", low=0, high=232, optional=True),
+    Argument("namespace", "", "namespace of the robot's topics; empty: the robot's name", optional=True),
+    Argument("deadline", "20.0", "seconds that a node waits for a peer before it fails and names it", "number", low=0.5, high=3600),
+    Argument("min_free_gb", "1.0", "refuse to start with less free disk space than this (GB)", "number", low=0),
+)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process: `executable` of ROS package `package`, its node name, namespace and parameters."""
+
+    package: str
+    executable: str
+    name: str
+    namespace: str
+    parameters: dict[str, Any]
+    remappings: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts. essential: the node whose end is the end of the run."""
+
+    mode: Mode
+    arguments: dict[str, Any]
+    nodes: tuple[NodeSpec, ...]
+    segments: tuple[Segment, ...]
+    run_dir: Path
+    environment: dict[str, str]
+    domain_id: int
+    namespace: str
+    config_files: dict[str, Path] = field(default_factory=dict)
+    essential: str = "episode_manager"
+
+
+def arguments_of(mode: str) -> tuple[Argument, ...]:
+    """The table's rows that the mode takes. Raises ConfigError where there is no such mode."""
+    if mode not in MODES:
+        raise ConfigError(config.unknown("mode", mode, MODES))
+    return tuple(argument for argument in ARGUMENTS if mode in argument.modes)
+
+
+def resolve(mode: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """Typed values of all the mode's arguments. Raises ConfigError naming the first that is unknown or wrong."""
+    table = {argument.name: argument for argument in arguments_of(mode)}
+    for name in given:
+        if name not in table:
+            raise ConfigError(config.unknown("argument", name, table))
+    return {name: argument.read(given.get(name, argument.default)) for name, argument in table.items()}
+
+
+def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
+    """The run that the arguments describe. Everything that can be wrong before a node starts is a ConfigError here."""
+    values = resolve(mode, given or {})
+    if values["sim"] != "mujoco":
+        raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco")
+    if values["record"]:
+        raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
+    values["domain_id"] = _domain(values["domain_id"])
+    namespace = values["namespace"] = _namespace(values["namespace"] or Path(values["robot"]).stem)
+    profile = load_profile(values["robot"])
+    task = load_task(values["task"], profile.name)
+    kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners"}
+    files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if name in values}
+    contents = {name: config.load_yaml(path) for name, path in files.items()}
+    if values.get("weights") and not Path(values["weights"]).is_file():
+        raise ConfigError(f"weights:={values['weights']}: no such file")
+    for name in ("policy", "reward"):
+        if name in contents:
+            _check_assets(contents[name], profile.name)
+    segments = _segments(mode, values, contents)
+    realtime = mode == "sim" or values["realtime"]
+    run_dir = _run_dir(values, mode)
+    common = {
+        "robot": values["robot"],
+        "task": values["task"],
+        "policy": values.get("policy", ""),
+        "reward": values.get("reward", ""),
+        "learner": values.get("learner", ""),
+        "seed": values["seed"],
+        "run_dir": str(run_dir),
+        "realtime": realtime,
+        "deadline": values["deadline"],
+        "device": values.get("device", "cpu"),
+        "weights": values.get("weights", ""),
+    }
+    every = contents["reward"].get("every", 0) if mode == "refine" else 0
+    specific: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "simulator": (
+            "robot_bringup",
+            "simulator",
+            {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every},
+        )
+    }
+    if mode == "refine":
+        specific["reward"] = ("reward_node", "reward_node", {})
+    if mode != "sim":
+        specific["policy"] = ("policy_node", "policy_node", {})
+    if mode == "refine":
+        specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts")})
+    if mode != "sim":
+        specific["evaluator"] = ("robot_bringup", "evaluator", {})
+    manager: dict[str, Any] = {
+        "schedule": schedule.to_json(segments),
+        "managed": list(specific),
+        "max_steps": ENDLESS if mode == "sim" else task.max_steps,
+        "reward_every": every,
+    }
+    if mode == "refine" and "success" in contents["reward"]:
+        completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
+        manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames}
+    specific["episode_manager"] = ("robot_bringup", "episode_manager", manager)
+    nodes = tuple(
+        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters})
+        for name, (package, executable, parameters) in specific.items()
+    )
+    return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
+
+
+def deployment(values: Mapping[str, Any], policy: Mapping[str, Any], source: str) -> str:
+    """How an evaluated policy acts: the argument, else the policy's YAML, else sampled."""
+    chosen = values["deployment"]
+    if chosen == "config":
+        chosen = policy.get("deployment", "sampled")
+        if chosen not in ("greedy", "sampled"):
+            raise ConfigError(f"{source}: key 'deployment' must be greedy or sampled, not {chosen!r}")
+    return chosen
+
+
+def help_text(mode: str) -> str:
+    """The table of arguments as `whetstone run <mode> --help` shows it; `ros2 launch --show-args` has the same rows."""
+    lines = [f"{mode}: {DESCRIPTIONS[mode]}", "", "Arguments (name:=value):"]
+    for argument in arguments_of(mode):
+        options = argument.options()
+        words = f" ({', '.join(options)})" if options else ""
+        default = argument.default or "''"
+        lines += [f"  {argument.name}:={default}", f"      {argument.description}{words}"]
+    return "\n".join(lines)
+
+
+def _segments(mode: str, values: Mapping[str, Any], contents: Mapping[str, dict[str, Any]]) -> list[Segment]:
+    seed = values["seed"]
+    if mode == "sim":
+        return [Segment("evaluate", "sim", 1, 1_000_000, schedule.training_seeds(seed), True)]
+    chosen = deployment(values, contents["policy"], f"policy {values['policy']}")
+    if mode == "evaluate":
+        if not values["evaluation_episodes"]:
+            raise ConfigError("argument evaluation_episodes:=0 leaves nothing to do; use at least 1")
+        modes = ("greedy", "sampled") if chosen == "both" else (chosen,)
+        test, count = schedule.test_seeds(seed), values["evaluation_episodes"]
+        return [Segment("evaluate", f"{word}_test", 1, count, test, word == "greedy") for word in modes]
+    if chosen == "both":
+        raise ConfigError("argument deployment:=both belongs to evaluate; refine takes config, greedy or sampled")
+    segments = schedule.refine_segments(
+        seed=seed,
+        iterations=values["iterations"],
+        episodes=values["episodes"],
+        development_episodes=values["development_episodes"],
+        evaluation_episodes=values["evaluation_episodes"],
+        deployment_greedy=chosen == "greedy",
+        base_evaluation=values["base_evaluation"],
+    )
+    if not segments:
+        raise ConfigError("nothing to do: iterations:=0 and no evaluation")
+    return segments
+
+
+def _check_assets(content: Mapping[str, Any], robot: str) -> None:
+    """Raises AssetError where a file of weights that the YAML names is missing. `inner` names another reward's YAML."""
+    for key in ("weights", "bank"):
+        if isinstance(content.get(key), str):
+            asset_path(content[key].replace("{robot}", robot))
+    if isinstance(content.get("inner"), str):
+        _check_assets(config.load_yaml(config.find("rewards", content["inner"])), robot)
+
+
+def _domain(value: Any) -> int:
+    if value != "":
+        return int(value)
+    text = os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
+    if not text.isdigit() or int(text) > 232:
+        raise ConfigError(f"environment variable ROS_DOMAIN_ID={text} must be an integer from 0 to 232")
+    return int(text)
+
+
+def _namespace(text: str) -> str:
+    text = text.strip("/")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*", text):
+        raise ConfigError(f"argument namespace:={text} is no ROS name; use letters, digits and _ (parts joined by /)")
+    return text
+
+
+def _run_dir(values: Mapping[str, Any], mode: str) -> Path:
+    if values["run_dir"]:
+        return Path(values["run_dir"])
+    moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = f"{Path(values['robot']).stem}-{Path(values['task']).stem}"
+    return Path("runs").absolute() / f"{moment}-{mode}-{names}-{os.getpid()}"
+
+
+def _environment(values: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
+    """What nodes see beside the caller's environment. One thread each: the nodes run in parallel already."""
+    return {
+        "ROS_DOMAIN_ID": str(values["domain_id"]),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
+        "ROS_LOG_DIR": str(run_dir / "logs"),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "LP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "RCUTILS_COLORIZED_OUTPUT": "0",
+    }

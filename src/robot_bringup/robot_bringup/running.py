@@ -1,0 +1,51 @@
+"""Runs a plan from start to end in this process's charge.
+
+Role: what `whetstone run` and the demo share: prepare, start the nodes under the supervisor, show progress, say how it
+ended. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from robot_bringup import records
+from robot_bringup.command import command
+from robot_bringup.console import RunConsole
+from robot_bringup.plan import Plan
+from robot_bringup.preparation import Preparation
+from robot_bringup.supervisor import Command, Result, Supervisor
+from whetstone.errors import WhetstoneError
+
+
+class RunEnded(WhetstoneError):
+    """A run ended before it was over. code: for the caller's exit."""
+
+    def __init__(self, result: Result, run_dir: Path):
+        super().__init__(f"{result.reason} (logs: {run_dir / 'logs'})")
+        self.code = result.code
+
+
+def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
+    """Start the plan, and the commands beside it, and wait for its end. Raises WhetstoneError where it cannot start; then nothing runs."""
+    for node in plan.nodes:
+        command(node, plan.run_dir)  # an executable that is not installed must be known before anything is created
+    with closing(Preparation(plan)) as preparation:
+
+        def explain() -> str | None:
+            outcome = records.read_json(plan.run_dir / records.OUTCOME)
+            return outcome["reason"] if outcome else None
+
+        supervisor = Supervisor(
+            [*(command(node, preparation.parameter_files[node.name]) for node in plan.nodes), *beside],
+            essential=plan.essential,
+            log_dir=plan.run_dir / "logs",
+            environment=plan.environment,
+            explain=explain,
+        )
+        with RunConsole(plan.run_dir, plan.segments, console) as view:
+            result = supervisor.run(view.update)
+    return result

@@ -1,0 +1,173 @@
+"""The table of launch arguments and the plan that follows from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from robot_bringup import schedule
+from robot_bringup.plan import ARGUMENTS, ENDLESS, MODES, arguments_of, help_text, plan, resolve
+from whetstone.errors import AssetError, ConfigError
+
+GOOD = {"policy": "still", "reward": "constant"}
+
+
+def node(planned, name):
+    return next(each for each in planned.nodes if each.name == name)
+
+
+def names(planned):
+    return [each.name for each in planned.nodes]
+
+
+def test_refine_plan(root):
+    planned = plan("refine", {**GOOD, "robot": "so100", "iterations": "2", "episodes": "3", "seed": "4"})
+    assert names(planned) == ["simulator", "reward", "policy", "learner", "evaluator", "episode_manager"]
+    assert {each.namespace for each in planned.nodes} == {"/so100"}
+    for each in planned.nodes:
+        assert each.parameters["robot"] == "so100"
+        assert each.parameters["run_dir"] == str(planned.run_dir)
+    assert node(planned, "simulator").parameters["wait_for_reward"] is True
+    assert node(planned, "simulator").parameters["reward_every"] == 5
+    manager = node(planned, "episode_manager").parameters
+    assert manager["managed"] == ["simulator", "reward", "policy", "learner", "evaluator"]
+    assert (manager["success_threshold"], manager["success_frames"]) == (0.7, 3)
+    assert schedule.from_json(manager["schedule"]) == list(planned.segments)
+    assert next(s for s in planned.segments if s.label == "refined").greedy is True  # as the policy's YAML says
+    assert planned.environment["ROS_DOMAIN_ID"] == "0"
+
+
+def test_only_the_evaluator_and_nobody_who_learns_is_told_where_truth_is(root):
+    planned = plan("refine", GOOD)
+    for each in planned.nodes:
+        assert not any("truth" in key or "truth" in str(value) for key, value in each.parameters.items()), each.name
+
+
+def test_evaluate_plan_has_no_reward_and_no_learner(root):
+    planned = plan("evaluate", {"policy": "still", "deployment": "both", "evaluation_episodes": "7"})
+    assert names(planned) == ["simulator", "policy", "evaluator", "episode_manager"]
+    assert [(s.label, s.greedy, s.episodes) for s in planned.segments] == [("greedy_test", True, 7), ("sampled_test", False, 7)]
+    assert node(planned, "simulator").parameters["wait_for_reward"] is False
+    assert "success_frames" not in node(planned, "episode_manager").parameters
+
+
+def test_sim_plan_is_a_robot_in_real_time(root):
+    planned = plan("sim", {"robot": "franka"})
+    assert names(planned) == ["simulator", "episode_manager"]
+    assert node(planned, "simulator").parameters["realtime"] is True
+    assert node(planned, "episode_manager").parameters["max_steps"] == ENDLESS
+
+
+def test_real_time_does_not_wait_for_rewards(root):
+    assert node(plan("refine", {**GOOD, "realtime": "true"}), "simulator").parameters["wait_for_reward"] is False
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "words"),
+    [
+        ("refine", {"robot": "frank"}, "unknown robot 'frank'; did you mean 'franka'? known: franka, so100"),
+        ("refine", {"task": "juggle"}, "unknown task 'juggle'; known: pick_and_place, push, reach, stack, tray_then_button"),
+        ("refine", {"reward": "sarm"}, "unknown reward 'sarm'; did you mean 'sarm2'? known: constant, sarm2, shuffled"),
+        ("refine", {"policy": "vla"}, "unknown policy 'vla'"),
+        ("refine", {"learner": "ppo"}, "unknown learner 'ppo'; known: flow_refinement"),
+        ("refine", {"itterations": "3"}, "unknown argument 'itterations'; did you mean 'iterations'?"),
+        ("sim", {"reward": "sarm2"}, "unknown argument 'reward'"),
+        ("refine", {"iterations": "many"}, "argument iterations:=many must be an integer from 0 to 1000"),
+        ("refine", {"episodes": "0"}, "argument episodes:=0 must be an integer from 1 to 1000"),
+        ("refine", {"deadline": "nan"}, "argument deadline:=nan must be a number"),
+        ("refine", {"realtime": "yes"}, "argument realtime:=yes must be true or false"),
+        ("refine", {"robot": ""}, "argument robot is empty; it is one of franka, so100"),
+        ("refine", {"seed": "50"}, "argument seed:=50 must be an integer from 0 to 49"),
+        ("refine", {"domain_id": "233"}, "domain_id:=233"),
+        ("refine", {"namespace": "left arm"}, "namespace:=left arm is no ROS name"),
+        ("refine", {"sim": "gazebo"}, "sim:=gazebo is not there yet; use sim:=mujoco"),
+        ("refine", {"sim": "mujko"}, "unknown sim 'mujko'; did you mean 'mujoco'?"),
+        ("refine", {"record": "true"}, "record:=true is not there yet"),
+        ("refine", {"weights": "/nowhere.safetensors"}, "weights:=/nowhere.safetensors: no such file"),
+        ("refine", {"robot": "mine.yaml"}, "mine.yaml: no such file"),
+        ("refine", {**GOOD, "iterations": "0", "evaluation_episodes": "0", "development_episodes": "0"}, "nothing to do"),
+        ("refine", {**GOOD, "deployment": "both"}, "deployment:=both belongs to evaluate"),
+        ("refine", {**GOOD, "iterations": "200", "episodes": "100"}, "iterations x episodes is 20000"),
+        ("evaluate", {"policy": "still", "evaluation_episodes": "0"}, "evaluation_episodes:=0"),
+        ("refin", {}, "unknown mode 'refin'; did you mean 'refine'?"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_it(root, mode, arguments, words):
+    with pytest.raises(ConfigError) as caught:
+        plan(mode, arguments)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"policy": "flow_vla", "reward": "constant"}, "asset 'policy_franka.safetensors' is missing"),
+        ({"policy": "still", "reward": "sarm2", "robot": "so100"}, "asset 'reward_so100.safetensors' is missing"),
+        ({"policy": "still", "reward": "shuffled"}, "asset 'reward_franka.safetensors' is missing"),
+    ],
+)
+def test_a_missing_asset_is_named_with_the_command_that_makes_it(root, arguments, words):
+    with pytest.raises(AssetError, match="make assets") as caught:
+        plan("refine", arguments)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("every: [", "config/rewards/constant.yaml:1: not valid YAML"),
+        ("success: {treshold: 0.7}", "key 'treshold' is unknown; did you mean 'threshold'?"),
+        ("success: {threshold: 1.5}", "config/rewards/constant.yaml: success: key 'threshold' must be at most 1.0"),
+        ("success: {threshold: 0.5, frames: 0}", "key 'frames' must be at least 1"),
+    ],
+)
+def test_bad_yaml_names_file_and_key(root, text, words):
+    (root / "config" / "rewards" / "constant.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        plan("refine", GOOD)
+    assert words in str(caught.value)
+
+
+def test_a_wrong_ros_domain_in_the_environment_is_named(root, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "300")
+    with pytest.raises(ConfigError, match="ROS_DOMAIN_ID=300"):
+        plan("sim")
+    assert plan("sim", {"domain_id": "7"}).domain_id == 7
+
+
+def test_planning_creates_nothing(root):
+    plan("refine", GOOD)
+    plan("sim")
+    assert list(root.parent.joinpath("work").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_help_lists_exactly_the_mode_s_arguments_with_their_defaults(root, mode):
+    shown = [line.strip() for line in help_text(mode).splitlines() if ":=" in line and line.startswith("  ") and not line.startswith("   ")]
+    assert shown == [f"{argument.name}:={argument.default or repr('')}" for argument in arguments_of(mode)]
+
+
+def test_every_default_is_valid(root):
+    for mode in MODES:
+        assert set(resolve(mode, {})) == {argument.name for argument in ARGUMENTS if mode in argument.modes}
+
+
+def test_parameters_are_what_ros_can_carry(root):
+    for mode in MODES:
+        for each in plan(mode, GOOD if mode == "refine" else {"policy": "still"} if mode == "evaluate" else {}).nodes:
+            for key, value in each.parameters.items():
+                assert isinstance(value, (bool, int, float, str, list)), key
+                json.dumps(value)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@given(name=st.sampled_from([argument.name for argument in ARGUMENTS]), text=st.text(max_size=12))
+def test_any_text_gives_a_value_or_one_line(root, name, text):
+    try:
+        plan("refine", {**GOOD, name: text})
+    except (ConfigError, AssetError) as error:
+        assert "\n" not in str(error).strip()

@@ -1,0 +1,148 @@
+"""The guard: whatever comes in, what goes out is finite, inside the limits and reachable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from whetstone_samples import robot
+
+from whetstone.guard import Guard, GuardResult
+from whetstone.profile import load_profile
+
+PROFILE = robot()
+GUARD = Guard(PROFILE)
+DT = PROFILE.period
+anything = st.floats(allow_nan=True, allow_infinity=True)
+rows = st.lists(anything, min_size=3, max_size=3) | st.lists(anything, max_size=5)
+within = st.tuples(st.floats(-1, 1), st.floats(-0.2, 2), st.floats(0, 1))
+
+
+def assert_safe(result: GuardResult) -> None:
+    arm = result.command[:-1]
+    assert result.command.shape == (3,) and np.isfinite(result.command).all()
+    assert np.all(PROFILE.lower <= arm) and np.all(arm <= PROFILE.upper) and 0 <= result.command[-1] <= 1
+    assert result.velocity.shape == (2,) and np.all(np.abs(result.velocity) <= PROFILE.velocity + 1e-9)
+    assert not result.held or (result.reasons and not result.velocity.any())
+
+
+@given(st.lists(st.tuples(rows, rows, anything, anything), min_size=1, max_size=6))
+def test_any_input_gives_a_safe_command(calls: list) -> None:
+    previous = None
+    for target, measured, dt, age in calls:
+        with np.errstate(all="raise", under="ignore"):
+            previous = GUARD.check(np.array(target), np.array(measured), previous, dt, age)
+        assert_safe(previous)
+
+
+@given(st.lists(within, min_size=1, max_size=60), within)
+def test_limits_hold_along_a_path_that_the_arm_follows(targets: list, start: tuple) -> None:
+    """The arm reaches each command: then position, step, velocity and acceleration all hold at once."""
+    previous, measured = None, np.array(start)
+    speed = np.zeros(2)
+    for target in targets:
+        result = GUARD.check(np.array(target), measured, previous, DT, 0.0)
+        assert_safe(result)
+        assert not result.held
+        step = result.command[:-1] - measured[:-1]
+        assert np.all(np.abs(step) <= PROFILE.guard.max_step + 1e-9)
+        velocity = step / DT
+        assert np.all(np.abs(velocity) <= PROFILE.velocity + 1e-9)
+        # Braking towards a position limit ends with a remainder of at most a dt^2 / 8.
+        assert np.all(np.abs(velocity - speed) <= PROFILE.acceleration * DT * 1.125 + 1e-9)
+        previous, measured, speed = result, result.command, velocity
+
+
+@given(within, within)
+def test_a_still_target_is_reached_and_then_left_alone(start: tuple, target: tuple) -> None:
+    previous, measured = None, np.array(start)
+    for _ in range(200):
+        previous = GUARD.check(np.array(target), measured, previous, DT, 0.0)
+        measured = previous.command
+    np.testing.assert_allclose(measured, target, atol=1e-3)
+    assert previous is not None and previous.reasons == ()
+
+
+@given(st.lists(anything, min_size=2, max_size=2), within, st.floats(0.35, 1e6))
+def test_a_hold_is_where_the_arm_is(target: list, measured: tuple, age: float) -> None:
+    result = GUARD.check(np.array([*target, 0.5]), np.array(measured), None, DT, age)
+    assert result.held and result.send
+    np.testing.assert_allclose(result.command, measured)
+
+
+def test_a_command_within_limits_passes_unchanged() -> None:
+    measured = np.array([0.0, 1.0, 0.0])
+    result = GUARD.check(np.array([0.01, 0.99, 1.0]), measured, None, DT, 0.05)
+    np.testing.assert_allclose(result.command, [0.01, 0.99, 1.0])
+    np.testing.assert_allclose(result.velocity, [0.2, -0.2])
+    assert result.reasons == () and not result.held
+
+
+@pytest.mark.parametrize(
+    ("target", "measured", "dt", "age", "reason"),
+    [
+        ([0.0, np.nan, 0.0], [0, 0, 0], DT, 0, "not finite: b"),
+        ([np.inf, 0.0, np.nan], [0, 0, 0], DT, 0, "not finite: a, gripper"),
+        ([0.0, 0.0], [0, 0, 0], DT, 0, "shape: the command is (2,), not (3,)"),
+        ([[0.0] * 3], [0, 0, 0], DT, 0, "shape: the command is (1, 3), not (3,)"),
+        (["x", 0, 0], [0, 0, 0], DT, 0, "shape: the command is not an array of numbers"),
+        ([0.0] * 3, [0, 0, 0], DT, 0.31, "stale observation 0.31 s"),
+        ([0.0] * 3, [0, 0, 0], DT, -0.5, "stale observation -0.50 s"),
+        ([0.0] * 3, [0, 0, 0], DT, np.nan, "stale observation nan s"),
+        ([0.0] * 3, [0, 0, 0], 0.0, 0, "control period of 0.0 s"),
+        ([0.0] * 3, [0, np.nan, 0], DT, 0, "measured state is not 3 finite numbers"),
+    ],
+)
+def test_a_refusal_is_named(target: list, measured: list, dt: float, age: float, reason: str) -> None:
+    result = GUARD.check(target, np.array(measured), None, dt, age)  # type: ignore[arg-type]
+    assert result.held and result.reasons == (reason,)
+
+
+@pytest.mark.parametrize(
+    ("target", "last", "speed", "reason"),
+    [
+        ([0.04, 0.0], [0.0, 0.0], [0.0, 0.0], "acceleration: a"),
+        ([0.1, 0.0], [0.0, 0.0], [1.0, 0.0], "velocity: a"),
+        ([0.5, 0.0], [0.29, 0.0], [1.0, 0.0], "step: a"),
+        ([2.0, 0.0], [1.0, 0.0], [0.0, 0.0], "velocity: a"),
+    ],
+)
+def test_a_limit_is_named(target: list, last: list, speed: list, reason: str) -> None:
+    previous = GuardResult(np.array([*last, 0.0]), np.array(speed), False, ())
+    measured = np.zeros(3) if last[0] < 1 else np.array([1.0, 0.0, 0.0])
+    result = GUARD.check(np.array([*target, 0.0]), measured, previous, DT, 0.0)
+    assert reason in result.reasons and not result.held
+
+
+def test_step_is_counted_from_the_measured_position_not_from_the_last_command() -> None:
+    previous = GuardResult(np.array([0.9, 0.0, 0.0]), np.zeros(2), False, ())
+    result = GUARD.check(np.array([0.9, 0.0, 0.0]), np.zeros(3), previous, DT, 0.0)
+    assert result.command[0] == pytest.approx(0.3)
+
+
+def test_an_arm_outside_its_limits_is_held_at_the_limit() -> None:
+    result = GUARD.check(np.array([1.5, 0.0, 0.0]), np.array([1.2, 0.0, 0.0]), None, DT, 0.0)
+    assert result.command[0] == 1.0
+
+
+def test_without_any_knowledge_of_the_arm_nothing_is_sent() -> None:
+    blind = GUARD.check(np.zeros(3), np.full(3, np.nan), None, DT, 0.0)
+    assert not blind.send
+    known = GUARD.check(np.zeros(3), np.zeros(3), None, DT, 0.0)
+    again = GUARD.check(np.zeros(3), np.full(3, np.nan), known, DT, 0.0)
+    assert again.send and np.array_equal(again.command, known.command)
+
+
+@pytest.mark.parametrize("name", ["franka", "so100"])
+def test_full_speed_into_a_limit_stops_there_without_a_jerk(name: str) -> None:
+    profile = load_profile(name)
+    guard = Guard(profile)
+    target = np.append(profile.upper + 1, 0.0)
+    previous, measured, speed = None, np.append(profile.home, 0.0), np.zeros(len(profile.joints))
+    for _ in range(400):
+        previous = guard.check(target, measured, previous, profile.period, 0.0)
+        velocity = (previous.command[:-1] - measured[:-1]) / profile.period
+        assert np.all(np.abs(velocity - speed) <= profile.acceleration * profile.period * 1.125 + 1e-9)
+        measured, speed = previous.command, velocity
+    np.testing.assert_allclose(measured[:-1], profile.upper, atol=1e-6)

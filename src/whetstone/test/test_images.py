@@ -1,0 +1,133 @@
+"""Images: every encoding gives the picture it holds, from either converter; what does not fit is named."""
+
+from __future__ import annotations
+
+import array
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whetstone import images
+from whetstone.errors import InputError
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+GREY = PICTURE[:, :, 0]
+ALPHA = np.full((6, 8, 1), 7, np.uint8)
+
+
+def message(rows: np.ndarray, encoding: str = "rgb8", padding: int = 0, **changes: object) -> SimpleNamespace:
+    height, width = rows.shape[:2]
+    flat = np.pad(rows.reshape(height, -1), ((0, 0), (0, padding)), constant_values=99)
+    fields = {"height": height, "width": width, "encoding": encoding, "step": flat.shape[1], "is_bigendian": 0}
+    return SimpleNamespace(**{**fields, "data": array.array("B", flat.tobytes()), **changes})
+
+
+ENCODED = [
+    ("rgb8", PICTURE, PICTURE),
+    ("bgr8", PICTURE[:, :, ::-1], PICTURE),
+    ("rgba8", np.concatenate([PICTURE, ALPHA], 2), PICTURE),
+    ("bgra8", np.concatenate([PICTURE[:, :, ::-1], ALPHA], 2), PICTURE),
+    ("mono8", GREY, np.stack([GREY] * 3, 2)),
+]
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+@pytest.mark.parametrize(("encoding", "rows", "expected"), ENCODED)
+def test_direct_encodings(encoding: str, rows: np.ndarray, expected: np.ndarray, padding: int) -> None:
+    out = images.to_array(message(np.ascontiguousarray(rows), encoding, padding))
+    assert out.dtype == np.uint8 and out.flags.c_contiguous
+    np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize(("encoding", "rows", "expected"), ENCODED)
+def test_direct_encodings_agree_with_the_library(encoding: str, rows: np.ndarray, expected: np.ndarray) -> None:
+    from rosbags.image import message_to_cvimage
+
+    other = message_to_cvimage(message(np.ascontiguousarray(rows), encoding), "rgb8")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(other, expected)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
+def test_bayer_keeps_colours_apart(encoding: str, padding: int) -> None:
+    """A field of one colour comes back as that colour."""
+    for channel, colour in enumerate("rgb"):
+        pattern = np.array([255 * (letter == colour) for letter in encoding[6:10]]).reshape(2, 2)
+        out = images.to_array(message(np.tile(pattern, (4, 4)).astype(np.uint8), encoding, padding))
+        np.testing.assert_array_equal(out[2:-2, 2:-2], np.eye(3, dtype=np.uint8)[channel] * 255 + np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")])
+def test_yuv(encoding: str, order: str) -> None:
+    values = {"y": 180, "u": 100, "v": 190}  # reddish
+    rows = np.tile(np.array([values[letter] for letter in order], np.uint8), (4, 3))
+    out = images.to_array(message(rows.reshape(4, 6, 2), encoding, 3))
+    assert out.shape == (4, 6, 3) and (out[0, 0] == out[3, 5]).all() and out[0, 0, 0] > out[0, 0, 1] > 100
+
+
+def test_the_two_converters_agree() -> None:
+    bridge = pytest.importorskip("cv_bridge").CvBridge()
+    from rosbags.image import message_to_cvimage
+    from sensor_msgs.msg import Image
+
+    for encoding, rows, _ in ENCODED:
+        rows = np.ascontiguousarray(rows)
+        ros = Image(height=6, width=8, encoding=encoding, step=rows.nbytes // 6, data=array.array("B", rows.tobytes()))
+        np.testing.assert_array_equal(bridge.imgmsg_to_cv2(ros, "rgb8"), message_to_cvimage(message(rows, encoding), "rgb8"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoding": "32FC1"}, "'32FC1' is not supported; supported: rgb8, bgr8"),
+        ({"encoding": ""}, "'' is not supported"),
+        ({"height": 0}, "size 8x0 is not usable"),
+        ({"width": 1 << 31}, "is not usable"),
+        ({"step": 23}, "step 23 is less than a row of 24 bytes"),
+        ({"height": 7}, "must hold 168 bytes, not 144"),
+        ({"height": 5}, "must hold 120 bytes, not 144"),
+        ({"data": b""}, "must hold 144 bytes, not 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(changes: dict, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        images.to_array(message(PICTURE, **changes))
+    assert words in str(caught.value)
+
+
+def test_size_is_named_with_its_camera() -> None:
+    assert images.check_size(PICTURE, 6, 8, "front") is PICTURE
+    with pytest.raises(InputError, match=r"camera 'front': image is 8x6, but 128x96 is needed"):
+        images.check_size(PICTURE, 96, 128, "front")
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_compressed(extension: str) -> None:
+    smooth = np.stack(np.broadcast_arrays(np.arange(0, 128, 8)[:, None], np.arange(0, 256, 8)[None], 200), 2).astype(np.uint8)
+    for picture in (smooth, smooth[:, :, 0]):
+        encoded = cv2.imencode(extension, picture[:, :, ::-1] if picture.ndim == 3 else picture)[1].tobytes()
+        out = images.to_array(SimpleNamespace(format=extension[1:], data=array.array("B", encoded)))
+        expected = picture if picture.ndim == 3 else np.stack([picture] * 3, 2)
+        assert out.shape == expected.shape and out.dtype == np.uint8
+        assert np.abs(out.astype(int) - expected).max() <= (0 if extension == ".png" else 12)
+
+
+@given(st.binary(max_size=64))
+def test_compressed_rubbish_is_named(data: bytes) -> None:
+    with pytest.raises(InputError, match=r"format 'jpeg'"):
+        images.to_array(SimpleNamespace(format="jpeg", data=data))
+
+
+def test_to_message_and_back() -> None:
+    pytest.importorskip("sensor_msgs")
+    out = images.to_message(PICTURE[:, ::-1], 12_000_000_034, "camera_front")
+    assert (out.header.stamp.sec, out.header.stamp.nanosec, out.header.frame_id) == (12, 34, "camera_front")
+    assert isinstance(out.data, array.array)
+    np.testing.assert_array_equal(images.to_array(out), PICTURE[:, ::-1])
+    for wrong in (PICTURE[:, :, :2], PICTURE.astype(float), PICTURE[0], PICTURE[:0]):
+        with pytest.raises(InputError, match=r"uint8"):
+            images.to_message(wrong, 0, "f")

@@ -1,0 +1,152 @@
+"""Rollouts on disk: whole or not there, and exactly what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from whetstone_samples import rollout
+
+from whetstone.contracts import Rollout
+from whetstone.errors import InputError
+from whetstone.store import RolloutStore
+
+
+def assert_equal(a: Rollout, b: Rollout) -> None:
+    for field in fields(Rollout):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        pairs = [(x[key], y[key]) for key in x] if isinstance(x, dict) else [(x, y)]
+        assert not isinstance(x, dict) or list(x) == list(y)
+        for left, right in pairs:
+            if isinstance(left, np.ndarray):
+                assert left.dtype == right.dtype and np.array_equal(left, right, equal_nan=left.dtype.kind == "f")
+            else:
+                assert left == right and type(left) is type(right)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path / "new" / "rollouts")
+    assert store.list() == []
+    for steps in (5, 0):
+        written = rollout(f"train-000-000{steps}", steps)
+        store.write(written)
+        assert_equal(written, store.read(written.episode_id))
+    without = rollout("bare")
+    without.latents, without.last_proprioception, without.last_images = None, None, {}
+    without.seed, without.iteration = np.int64(3), np.uint32(1)  # type: ignore[assignment]
+    store.write(without)
+    back = store.read("bare")
+    assert back.latents is None and back.last_proprioception is None and back.last_images == {} and back.seed == 3
+    assert store.list() == ["bare", "train-000-0000", "train-000-0005"]
+
+
+def test_an_episode_of_the_same_id_is_replaced(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    store.write(rollout(seed=1))
+    store.write(rollout(seed=2))
+    assert_equal(rollout(seed=2), store.read("train-000-0001"))
+    assert os.listdir(tmp_path) == ["train-000-0001"]
+
+
+def test_a_killed_writer_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+    """A process that dies while it writes (at the first fsync) leaves no episode; the next start clears up."""
+    code = (
+        "import os, sys; sys.path.insert(0, sys.argv[2]);"
+        "from whetstone_samples import rollout; from whetstone.store import RolloutStore;"
+        "os.fsync = lambda _: os._exit(9);"
+        "RolloutStore(sys.argv[1]).write(rollout())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)], timeout=60, check=False)
+    assert done.returncode == 9
+    store = RolloutStore(tmp_path)
+    assert len(os.listdir(tmp_path)) == 1 and store.list() == []
+    assert store.clean() == 1 and os.listdir(tmp_path) == []
+
+
+def test_no_space_is_one_clear_line_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1 << 20))  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"^no space for rollouts: .* has 1 MiB free, 64 MiB are needed$"):
+        RolloutStore(tmp_path).write(rollout())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"^no space for rollouts: "):
+        RolloutStore(tmp_path).write(rollout())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(InputError, match=r"cannot be written"):
+        RolloutStore(tmp_path / "f").write(rollout())
+
+
+@pytest.mark.parametrize("name", ["meta.json", "arrays.npz"])
+def test_any_damage_names_the_file(tmp_path: Path, name: str) -> None:
+    store = RolloutStore(tmp_path)
+    path = store.write(rollout()) / name
+    whole = path.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\x80\x04garbage", whole[:-30]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=name.replace(".", r"\.")):
+            store.read("train-000-0001")
+    if name == "arrays.npz":
+        flipped = bytearray(whole)
+        flipped[len(whole) // 3] ^= 0xFF
+        path.write_bytes(bytes(flipped))
+        with pytest.raises(InputError, match=r"arrays\.npz"):
+            store.read("train-000-0001")
+        path.unlink()
+        with pytest.raises(InputError, match=r"arrays\.npz"):
+            store.read("train-000-0001")
+    else:
+        path.write_text(json.dumps({**json.loads(whole), "format": 99}))
+        with pytest.raises(InputError, match=r"format 99"):
+            store.read("train-000-0001")
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    folder = store.write(rollout())
+    np.savez(folder / "arrays.npz", stamps=np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"arrays\.npz"):
+        store.read("train-000-0001")
+
+
+def test_wrong_lengths_and_ids_are_refused(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    short = rollout()
+    short.rewards["total"] = short.rewards["total"][:-1]
+    with pytest.raises(InputError, match=r"rewards/total has 5 rows, 6 are needed"):
+        store.write(short)
+    for episode_id in ("../x", "", ".hidden", "a/b"):
+        with pytest.raises(InputError, match=r"episode id"):
+            store.write(rollout(episode_id))
+    with pytest.raises(InputError, match=r"'nobody' is not in"):
+        store.read("nobody")
+
+
+def test_an_episode_of_usual_size_does_not_hold_up_the_loop(tmp_path: Path) -> None:
+    big = rollout(steps=20)
+    smooth = np.linspace(0, 200, 128, dtype=np.uint8)[:, None, None] + np.zeros((20, 128, 128, 3), np.uint8)
+    big.images = {"front": smooth, "wrist": smooth}
+    store, times = RolloutStore(tmp_path), []
+    for _ in range(5):
+        start = time.process_time()
+        store.write(big)
+        times.append(time.process_time() - start)
+    assert min(times) < 0.1
+    assert sum(file.stat().st_size for file in (tmp_path / big.episode_id).iterdir()) < 400_000

@@ -1,0 +1,62 @@
+"""A small robot and a small rollout for the tests of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from whetstone import config
+from whetstone.contracts import Rollout
+from whetstone.profile import RobotProfile
+
+ROBOT = """
+name: twolink
+arm_id: t
+rate: 20.0
+joints:
+  - {name: a, lower: -1.0, upper: 1.0, velocity: 1.0, acceleration: 5.0, home: 0.5}
+  - {name: b, lower: -0.2, upper: 2.0, velocity: 2.0, acceleration: 10.0}
+gripper: {joint: g, closed: 0.1, open: -0.3, kind: gripper_command, action: grip, scale: 2.0}
+joint_states: joint_states
+command: {kind: joint_trajectory, topic: arm/joint_trajectory}
+cameras: [{name: front}]
+guard: {max_step: 0.3, stale_after: 0.3}
+sim:
+  distribution: d
+  module: m
+  xml: x.xml
+  joints: {a: {model_joint: ma, sign: -1, offset: 0.25}, b: {model_joint: mb}, g: {model_joint: mg}}
+"""
+
+
+def robot(**changes: Any) -> RobotProfile:
+    return config.parse(RobotProfile, {**config.parse_yaml(ROBOT, "twolink.yaml"), **changes}, "twolink.yaml")
+
+
+def rollout(episode_id: str = "train-000-0001", steps: int = 5, seed: int = 0) -> Rollout:
+    random = np.random.default_rng(seed)
+
+    def frames(count: int) -> np.ndarray:
+        return random.integers(0, 256, (count, 8, 6, 3), np.uint8)
+
+    return Rollout(
+        episode_id=episode_id,
+        iteration=3,
+        task="pick",
+        instruction="pick up the red cube – gently",
+        seed=7,
+        outcome="success",
+        reason="reward model: completion 0.93 on 2 frames",
+        stamps=np.arange(steps, dtype=np.int64) * 200_000_000 + 2**60,
+        images={"front": frames(steps), "wrist": frames(steps)},
+        proprioception=random.normal(size=(steps, 3)).astype(np.float32),
+        actions=random.normal(size=(steps, 4, 3)).astype(np.float32),
+        latents=random.normal(size=(steps, 2, 5)).astype(np.float32),
+        log_probabilities=np.full(steps, np.nan, np.float32),
+        policy_versions=np.full(steps, 2**63, np.uint64),
+        rewards={"total": np.append(random.random(steps), np.nan).astype(np.float32)},
+        last_images={"front": frames(1)[0]},
+        last_proprioception=np.zeros(3, np.float32),
+        reward_model_id="sarm2@1f3a9c",
+    )

@@ -1,0 +1,1 @@
+"""Whetstone's shared vocabulary: contracts, configuration, robots, tasks, images, guard, rollouts and weight snapshots."""

@@ -1,0 +1,193 @@
+"""The contracts that plug-ins fulfil: policy, reward model, learner.
+
+Role: the one place that says what a policy, a reward model and a learner are, in arrays. Nodes talk to
+plug-ins through these types alone. Does not depend on rclpy, torch, a simulator or any node package.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees at one control step.
+
+    stamp: robot time, integer nanoseconds.
+    images: camera name -> (height, width, 3) uint8 RGB.
+    proprioception: (joints + 1,) float32: measured joint positions in profile order (rad), then gripper opening in [0, 1].
+    """
+
+    stamp: int
+    images: dict[str, np.ndarray]
+    proprioception: np.ndarray
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One inference: commands for the next control periods.
+
+    actions: (horizon, joints + 1) float32: absolute joint targets (rad), last column gripper opening in [0, 1].
+    latent: the policy's record of how it sampled, any shape, or None. It travels in Action.latent (flattened) and
+        comes back to the learner, so that an update needs no second guess at what the policy did.
+    log_probability: of the sample under the policy, or NaN where the policy cannot say.
+    """
+
+    actions: np.ndarray
+    latent: np.ndarray | None = None
+    log_probability: float = float("nan")
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """What a policy declares before it runs.
+
+    cameras: names it needs, image_size: (height, width) of each; joints: names in column order (without the gripper);
+    horizon: rows per chunk; execute: rows to run before the next inference; rate: control rate in Hz.
+    config_hash: identifies the configuration that weights must match.
+    """
+
+    policy_id: str
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    joints: tuple[str, ...]
+    horizon: int
+    execute: int
+    rate: float
+    config_hash: str
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A policy plug-in (entry point group `whetstone.policies`: a class with `load`)."""
+
+    spec: PolicySpec
+
+    @classmethod
+    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> Policy:
+        """Build from the YAML of config/policies/<name>.yaml and a RobotProfile. Raises whetstone.errors.ConfigError."""
+        ...
+
+    def reset(self, instruction: str, seed: int, greedy: bool) -> None:
+        """Start an episode. All randomness of the episode follows from seed."""
+        ...
+
+    def act(self, observation: Observation) -> Chunk: ...
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        """Tensors that a learner may change, as float32 arrays."""
+        ...
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        """Replace them all at once; raises ValueError naming the first tensor that differs in name or shape."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardSample:
+    """One score; fields as in whetstone_msgs/Reward. A value the model does not give is NaN."""
+
+    stamp: int
+    raw: float = float("nan")
+    progress: float = float("nan")
+    process: float = float("nan")
+    completion: float = float("nan")
+    contrastive: float = float("nan")
+    total: float = float("nan")
+    margin: float = float("nan")
+    valid: bool = True
+    reason: str = ""
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class RewardNeeds:
+    """What a reward model declares: cameras, image_size (height, width), every: control steps between two scores."""
+
+    cameras: tuple[str, ...]
+    image_size: tuple[int, int]
+    every: int
+
+
+@runtime_checkable
+class RewardModel(Protocol):
+    """A reward plug-in (entry point group `whetstone.rewards`: a class with `load`)."""
+
+    model_id: str
+    config_hash: str
+    needs: RewardNeeds
+
+    @classmethod
+    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> RewardModel: ...
+
+    def reset(self, episode_id: str, instruction: str, seed: int) -> None: ...
+
+    def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample | None:
+        """Score the newest frame set (camera name -> (height, width, 3) uint8 RGB). Causal: looks at past frames only."""
+        ...
+
+    def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
+        """Offline: the same samples that observe() would have given one by one."""
+        ...
+
+
+@dataclass
+class Rollout:
+    """The record of one episode at decision points (one row per inference), as a learner sees it.
+
+    stamps: (T,) int64 ns of the observations; images: camera -> (T, height, width, 3) uint8;
+    proprioception: (T, joints + 1); actions: (T, horizon, joints + 1) as the policy gave them; latents: (T, ...) or None;
+    log_probabilities: (T,); policy_versions: (T,) uint64.
+    rewards: name of a Reward field -> (T + 1,) float32 at stamps and at the last frame of the episode; NaN = unlabelled.
+    outcome: "success", "failure", "timeout" or "aborted", as the episode manager said (from the reward, never from ground truth).
+    """
+
+    episode_id: str
+    iteration: int
+    task: str
+    instruction: str
+    seed: int
+    outcome: str
+    reason: str
+    stamps: np.ndarray
+    images: dict[str, np.ndarray]
+    proprioception: np.ndarray
+    actions: np.ndarray
+    latents: np.ndarray | None
+    log_probabilities: np.ndarray
+    policy_versions: np.ndarray
+    rewards: dict[str, np.ndarray]
+    last_images: dict[str, np.ndarray] = field(default_factory=dict)
+    last_proprioception: np.ndarray | None = None
+    reward_model_id: str = ""
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """What an update did. deploy: push the new weights; reason: the gate's words; metrics: scalars to log."""
+
+    deploy: bool
+    reason: str
+    metrics: dict[str, float]
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A learner plug-in (entry point group `whetstone.learners`: a class with `load`).
+
+    It owns a copy of the policy and changes only its trainable state.
+    """
+
+    @classmethod
+    def load(cls, config: dict[str, Any], policy: Policy, seed: int) -> Learner: ...
+
+    def update(self, rollouts: list[Rollout], iteration: int) -> UpdateReport:
+        """Learn from the episodes of one iteration. Deterministic under the seed."""
+        ...
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        """The weights to push (the candidate's if deployed, else the best so far)."""
+        ...

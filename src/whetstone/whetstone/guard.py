@@ -1,0 +1,128 @@
+"""The guard: the last look at a command before it leaves the process.
+
+Role: pure function of the wanted command, the measured state and the previous result. Whatever comes in, what goes out is
+finite and inside the joint limits; what it changed or refused is named. Depends on numpy and a RobotProfile only.
+
+Of two limits that contradict each other the first in this order wins: position limits, step from the measured position,
+velocity, acceleration. Near a position limit the velocity is kept low enough to stop before it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from whetstone.profile import RobotProfile
+
+_CHANGED = 1e-6  # rad: smaller corrections are rounding and not reported
+_SHORTEST, _LONGEST = 1e-6, 1.0  # s: between two commands; a longer pause allows no more than this one
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """What to send.
+
+    command: (joints + 1,) float64: joint positions (rad), then gripper opening in [0, 1]; finite and within limits.
+    velocity: (joints,) float64 rad/s that leads from the previous command to this one; zero where held.
+    held: the wanted command was refused and replaced by staying where the arm is.
+    reasons: e.g. "velocity: fer_joint4", "stale observation 0.31 s".
+    send: False where nothing is known about where the arm is: send nothing at all.
+    """
+
+    command: np.ndarray
+    velocity: np.ndarray
+    held: bool
+    reasons: tuple[str, ...]
+    send: bool = True
+
+
+class Guard:
+    """Checks commands against a profile's limits. Holds no state: the caller hands back the previous result."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        self._names = profile.joint_names
+        self._lower, self._upper = profile.lower, profile.upper
+        self._velocity, self._acceleration = profile.velocity, profile.acceleration
+        self._home = profile.home
+        self._max_step = profile.guard.max_step
+        self._stale_after = profile.guard.stale_after
+
+    def check(
+        self,
+        target: np.ndarray,
+        measured: np.ndarray,
+        previous: GuardResult | None = None,
+        dt: float = 0.0,
+        observation_age: float = 0.0,
+    ) -> GuardResult:
+        """One command.
+
+        target: (joints + 1,) wanted joint positions (rad) and gripper opening. measured: (joints + 1,) proprioception.
+        previous: result of the command before, None at the start of an episode (the arm rests at `measured`).
+        dt: s from the previous command to this one. observation_age: s from the observation behind `target` to now.
+        """
+        count = len(self._names)
+        here = self._row(measured)
+        if here is None:
+            command = previous.command if previous is not None else np.append(self._home, 1.0)
+            return GuardResult(command, np.zeros(count), True, (f"measured state is not {count + 1} finite numbers",), previous is not None)
+        rest = self._inside(here)
+        if not abs(observation_age) <= self._stale_after:
+            return self._hold(rest, f"stale observation {observation_age:.2f} s")
+        if not _SHORTEST <= dt < math.inf:
+            return self._hold(rest, f"control period of {dt} s")
+        wanted = self._row(target)
+        if wanted is None:
+            return self._hold(rest, self._refusal(target))
+        return self._limit(wanted, rest, previous, min(dt, _LONGEST))
+
+    def _limit(self, wanted: np.ndarray, rest: np.ndarray, previous: GuardResult | None, dt: float) -> GuardResult:
+        count = len(self._names)
+        reasons: list[str] = []
+        last, speed = (rest[:count], np.zeros(count)) if previous is None else (previous.command[:count], previous.velocity)
+        # Velocity that still lets the arm stop at the limit: braking by a * dt per period covers v^2 / 2a + v dt / 2.
+        brake = self._acceleration * dt / 2
+        up = np.sqrt(brake**2 + 2 * self._acceleration * np.maximum(self._upper - last, 0)) - brake
+        down = np.sqrt(brake**2 + 2 * self._acceleration * np.maximum(last - self._lower, 0)) - brake
+        limits = (
+            ("acceleration", last + (speed - self._acceleration * dt) * dt, last + (speed + self._acceleration * dt) * dt),
+            ("velocity", last - np.minimum(self._velocity, down) * dt, last + np.minimum(self._velocity, up) * dt),
+            ("step", rest[:count] - self._max_step, rest[:count] + self._max_step),
+            ("position", self._lower, self._upper),
+        )
+        command = np.empty(count + 1)
+        command[:count] = wanted[:count]
+        # Clipping by the strongest limit last lets it win.
+        for name, low, high in limits:
+            clipped = np.clip(command[:count], low, high)
+            for joint in np.flatnonzero(np.abs(clipped - command[:count]) > _CHANGED):
+                reasons.append(f"{name}: {self._names[joint]}")
+            command[:count] = clipped
+        command[count] = min(max(wanted[count], 0.0), 1.0)
+        velocity = (command[:count] - last) / dt
+        return GuardResult(command, np.clip(velocity, -self._velocity, self._velocity), False, tuple(reasons))
+
+    def _hold(self, rest: np.ndarray, reason: str) -> GuardResult:
+        return GuardResult(rest, np.zeros(len(self._names)), True, (reason,))
+
+    def _row(self, values: np.ndarray) -> np.ndarray | None:
+        try:
+            row = np.asarray(values, np.float64)
+        except (TypeError, ValueError):
+            return None
+        return row if row.shape == (len(self._names) + 1,) and np.isfinite(row).all() else None
+
+    def _refusal(self, target: np.ndarray) -> str:
+        try:
+            row = np.asarray(target, np.float64)
+        except (TypeError, ValueError):
+            return "shape: the command is not an array of numbers"
+        if row.shape != (len(self._names) + 1,):
+            return f"shape: the command is {row.shape}, not ({len(self._names) + 1},)"
+        bad = np.flatnonzero(~np.isfinite(row))
+        return "not finite: " + ", ".join((*self._names, "gripper")[i] for i in bad)
+
+    def _inside(self, row: np.ndarray) -> np.ndarray:
+        return np.append(np.clip(row[:-1], self._lower, self._upper), min(max(row[-1], 0.0), 1.0))

@@ -1,0 +1,152 @@
+"""The launch files on the real launch: the same checks as tests/test_command_line.py, where launch is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from graph import install_stand_ins
+from launch import LaunchContext
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from robot_bringup import records
+from robot_bringup.plan import MODES, arguments_of
+from whetstone import config
+
+FILES = {mode: config.root() / "launch" / f"{mode}.launch.py" for mode in MODES}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_show_args_lists_the_arguments_of_the_plan(mode):
+    source = PythonLaunchDescriptionSource(str(FILES[mode]))
+    description = source.get_launch_description(LaunchContext())
+    declared = [(action.name, "".join(part.text for part in action.default_value or ())) for action in description.get_launch_arguments()]
+    assert declared == [(argument.name, argument.default) for argument in arguments_of(mode)]
+
+
+SCRIPT = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+file, *words = sys.argv[1:]
+service = LaunchService(argv=words)
+arguments = [tuple(word.split(":=", 1)) for word in words]
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(PythonLaunchDescriptionSource(file), launch_arguments=arguments)])
+)
+sys.exit(service.run())
+"""
+
+
+class Launch:
+    """A launch file in a process of its own, as `ros2 launch` runs it."""
+
+    def __init__(self, tmp_path):
+        self.run_dir = tmp_path / "run"
+        plugins = tmp_path / "plugins"
+        self.environment = {**os.environ, **install_stand_ins(plugins), "TMPDIR": str(tmp_path)}
+        self.environment["PYTHONPATH"] += os.pathsep + str(Path(__file__).parents[1])
+        self.task = plugins / "pick_and_place.yaml"
+        self.task.write_text(re.sub(r"max_steps: \d+", "max_steps: 24", config.find("tasks", "pick_and_place").read_text()))
+        self.stand_in = plugins / "stand_in.yaml"
+        self.processes = []
+
+    def start(self, mode, *words):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(FILES[mode]), *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def refine(self, *more):
+        values = {"policy": self.stand_in, "learner": self.stand_in, "reward": "constant", "task": self.task, "robot": "so100"}
+        values |= {"run_dir": self.run_dir, "domain_id": 1 + os.getpid() % 100, "iterations": 1, "episodes": 2}
+        values |= {"evaluation_episodes": 1, "development_episodes": 0, **dict(word.split(":=") for word in more)}
+        return self.start("refine", *(f"{name}:={value}" for name, value in values.items()))
+
+    def until_running(self, process):
+        deadline = time.monotonic() + 180
+        while not records.read_all(self.run_dir / records.EPISODES):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, "no episode ended in time"
+            time.sleep(0.05)
+
+    def nodes(self):
+        found = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            found.update({Path(word).stem: int(path.parent.name) for word in words if word.startswith(f"{self.run_dir}/parameters/")})
+        return found
+
+    def close(self):
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+        for process_id in self.nodes().values():
+            os.kill(process_id, signal.SIGKILL)
+
+
+@pytest.fixture
+def launched(tmp_path):
+    place = Launch(tmp_path)
+    yield place
+    place.close()
+
+
+def test_a_whole_run(launched):
+    process = launched.refine()
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert records.read_json(launched.run_dir / records.OUTCOME) == {"result": "finished", "reason": "all episodes are done"}
+    assert len(records.read_all(launched.run_dir / records.EPISODES)) == 5
+    assert launched.nodes() == {}
+
+
+def test_a_node_that_dies_is_named_and_ends_the_launch(launched):
+    process = launched.refine("iterations:=50")
+    launched.until_running(process)
+    os.kill(launched.nodes()["reward"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "reward died (exit code -9)" in output
+    assert launched.nodes() == {}
+
+
+def test_an_interrupt_stops_everything_within_seconds(launched):
+    process = launched.refine("iterations:=50")
+    launched.until_running(process)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert time.monotonic() - began < 5
+    assert launched.nodes() == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("robot:=frank",), "unknown robot 'frank'; did you mean 'franka'? known: franka, so100"),
+        (("polcy:=flow_vla",), "unknown argument 'polcy'; did you mean 'policy'?"),
+        (("iterations:=x",), "argument iterations:=x must be an integer"),
+    ],
+)
+def test_wrong_words_are_named_and_start_nothing(launched, words, message):
+    process = launched.start("refine", *words)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert message in output
+    assert not launched.run_dir.exists()

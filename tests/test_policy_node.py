@@ -1,0 +1,196 @@
+"""The policy process over real DDS, with this process as robot and episode manager."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from control_msgs.action import ParallelGripperCommand
+from graph import PERIOD, Graph
+from rclpy.action import ActionServer, GoalResponse
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+from whetstone_msgs.msg import Action, Episode
+from whetstone_msgs.msg import Guard as GuardMessage
+
+from whetstone.images import to_message
+from whetstone.profile import load_profile
+from whetstone.ros import COMMAND, EVENT, STATE, camera_qos, to_ns, to_stamp
+
+PROFILE = load_profile("so100")
+START = 5_000_000_000
+EXECUTE = 3  # of the stand-in policy
+
+
+class Robot:
+    """Publishes frames, notes what comes back in the order in which it comes."""
+
+    def __init__(self, tmp_path, **parameters):
+        self.graph = Graph(tmp_path)
+        node = self.graph.node
+        realtime = parameters.get("realtime", False)
+        self.heard, self.commands, self.actions, self.guards, self.goals = [], [], [], [], []
+        self.size, self.silent_cameras = (128, 128), ()
+        self.cameras = {camera.name: node.create_publisher(Image, camera.topic, camera_qos(realtime)) for camera in PROFILE.cameras}
+        self.joints = node.create_publisher(JointState, PROFILE.joint_states, STATE)
+        node.create_subscription(JointTrajectory, PROFILE.command.topic, self.on_command, COMMAND)
+        node.create_subscription(Action, "policy/action", self.actions.append, EVENT)
+        node.create_subscription(GuardMessage, "guard", self.guards.append, EVENT)
+        self.server = ActionServer(
+            node,
+            ParallelGripperCommand,
+            PROFILE.gripper.action,
+            self.on_execute,
+            goal_callback=self.on_goal,
+            handle_accepted_callback=lambda _: None,
+        )
+        self.graph.start("policy_node", "policy_node", "policy", policy=self.graph.stand_in, **parameters)
+        self.graph.until_matched(self.joints, self.graph.episodes, *self.cameras.values())
+
+    def on_command(self, message):
+        self.heard.append(("command", to_ns(message.header.stamp)))
+        self.commands.append(message)
+
+    def on_goal(self, request):
+        self.heard.append(("gripper", request.command.position[0]))
+        self.goals.append(request.command.position[0])
+        return GoalResponse.ACCEPT
+
+    def on_execute(self, goal):
+        goal.succeed()
+        return ParallelGripperCommand.Result()
+
+    def frame(self, stamp: int, positions=None) -> None:
+        for number, (name, publisher) in enumerate(self.cameras.items()):
+            if name not in self.silent_cameras:
+                publisher.publish(to_message(np.full((*self.size, 3), 10 + number, np.uint8), stamp, name))
+        joints = PROFILE.home if positions is None else positions
+        message = JointState(name=[*PROFILE.joint_names, PROFILE.gripper.joint], position=[*map(float, joints), PROFILE.gripper.open])
+        message.header.stamp = to_stamp(stamp)
+        self.joints.publish(message)
+
+    def answered(self, stamp: int) -> bool:
+        return bool(self.commands) and to_ns(self.commands[-1].header.stamp) == stamp
+
+    def step(self, index: int) -> JointTrajectory:
+        """One frame and its answer."""
+        stamp = START + index * PERIOD
+        self.frame(stamp)
+        self.graph.until(lambda: self.answered(stamp))
+        return self.commands[-1]
+
+
+@pytest.fixture
+def robot(tmp_path):
+    made = []
+
+    def make(**parameters) -> Robot:
+        made.append(Robot(tmp_path, **parameters))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.graph.close()
+
+
+def test_every_frame_gets_one_command_and_every_third_an_inference(robot) -> None:
+    r = robot()
+    r.graph.say(Episode.PHASE_RESETTING)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    offsets = []
+    for index in range(9):
+        command = r.step(index)
+        assert command.joint_names == list(PROFILE.joint_names)
+        offsets.append(command.points[0].positions[0] - PROFILE.home[0])
+    # Three rows of each chunk, each 0.01 rad further; the guard lets the arm speed up no faster than it may brake.
+    np.testing.assert_allclose(offsets, [0.01, 0.02, 0.03] * 3, atol=1e-5)
+    r.graph.until(lambda: len(r.actions) == 3)
+    assert [to_ns(action.header.stamp) for action in r.actions] == [START + index * PERIOD for index in (0, 3, 6)]
+    action = r.actions[0]
+    assert (action.episode_id, action.policy_id, action.policy_version, action.horizon, action.execute) == (
+        "train-000-0000",
+        "stand_in",
+        0,
+        6,
+        EXECUTE,
+    )
+    assert list(action.names) == [*PROFILE.joint_names, "gripper"] and len(action.chunk) == 6 * len(action.names)
+    assert sorted(action.latent) == [10, 11]  # both cameras reached the policy
+
+    # The gripper hears of a change only, and before the arm does.
+    opened, closed = PROFILE.opening_to_goal(1.0), PROFILE.opening_to_goal(0.0)
+    assert r.goals == pytest.approx([opened, closed])
+    kinds = [kind for kind, _ in r.heard]
+    assert kinds == ["gripper", *["command"] * 6, "gripper", *["command"] * 3]
+
+    # A frame said again is answered again, with the same command and without another inference.
+    before = r.commands[-1]
+    r.frame(START + 8 * PERIOD)
+    r.graph.until(lambda: len(r.commands) == 10)
+    assert r.commands[-1] == before
+
+    # Another episode begins anew; frames from before it are nobody's.
+    r.graph.say(Episode.PHASE_ENDED)
+    second = START + 100 * PERIOD
+    r.graph.say(Episode.PHASE_RUNNING, "train-000-0001", second)
+    r.frame(START + 9 * PERIOD)
+    r.frame(second)
+    r.graph.until(lambda: r.answered(second))
+    r.graph.until(lambda: len(r.actions) == 4)
+    assert r.actions[-1].episode_id == "train-000-0001"
+    assert len(r.commands) == 11
+
+
+def test_guard_limits_what_the_policy_asks_and_says_so(robot) -> None:
+    r = robot()
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    r.step(0)
+    r.frame(START + PERIOD, PROFILE.home + 1.0)  # the arm is not where the command assumes
+    r.graph.until(lambda: r.answered(START + PERIOD))
+    r.graph.until(lambda: r.guards)
+    assert any(reason.startswith("step") for reason in r.guards[0].reasons)
+    assert to_ns(r.guards[0].header.stamp) == START + PERIOD
+    command = np.array(r.commands[-1].points[0].positions)
+    assert np.all(np.abs(command - np.clip(PROFILE.home + 1.0, PROFILE.lower, PROFILE.upper)) <= PROFILE.guard.max_step + 1e-6)
+
+
+def test_missing_camera_is_named(robot) -> None:
+    r = robot(deadline=2.0)
+    r.silent_cameras = ("wrist",)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    r.frame(START)
+    assert r.graph.until_exit("policy") == 2
+    log = r.graph.log("policy")
+    assert "camera/wrist/image_raw" in log and "Traceback" not in log
+    assert r.commands == []
+
+
+def test_image_of_another_size_is_named(robot) -> None:
+    r = robot()
+    r.size = (64, 96)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    r.frame(START)
+    assert r.graph.until_exit("policy") == 2
+    assert "camera 'front': image is 96x64, but 128x128 is needed" in r.graph.log("policy")
+
+
+def test_real_time_commands_at_its_own_rate_and_holds_on_stale_observations(robot) -> None:
+    r = robot(realtime=True)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    index = 0
+
+    def fed(count: int) -> bool:
+        """Frames keep coming while this is waited for; the robot's own clock stands in for the wall's."""
+        nonlocal index
+        r.frame(START + index * PERIOD)
+        index += 1
+        return len(r.commands) >= count
+
+    r.graph.until(lambda: fed(5))
+    assert all(to_ns(command.header.stamp) == 0 for command in r.commands)  # to be started on arrival
+    r.guards.clear()
+    r.graph.until(lambda: any("stale" in reason for guard in r.guards for reason in guard.reasons))
+    assert any(guard.held for guard in r.guards)
+    assert r.graph.processes["policy"].poll() is None
