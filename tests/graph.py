@@ -128,7 +128,7 @@ class Graph:
     def transition(self, node: str, transition: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))
         response = self.call(ChangeState, f"{node}/change_state", request)
-        assert response.success, self.log(node)
+        assert response is not None and response.success, self.log(node)
 
     def call(self, service, name: str, request):
         client = self.node.create_client(service, name)

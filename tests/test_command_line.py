@@ -20,6 +20,7 @@ import pytest
 import rclpy
 from graph import install_stand_ins
 from rclpy.context import Context
+
 from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
 from whetstone import config
@@ -212,7 +213,9 @@ def test_a_simulated_robot_alone_and_a_second_run_on_its_domain(work):
     work.until(lambda: log.exists() and "all nodes are active: simulator" in log.read_text(), process)
     code, _, errors = work.call("run", "sim", *words)
     assert code == 2
-    assert re.fullmatch(rf"another run \(process {process.pid}\) uses domain_id {work.domain} with namespace so100; use .*", only_line(errors))
+    assert re.fullmatch(
+        rf"another run \(process {process.pid}\) uses domain_id {work.domain} with namespace so100; use .*", only_line(errors)
+    )
     assert {path.name for path in work.folder.iterdir()} == {"run"}
 
 
@@ -220,7 +223,7 @@ def test_a_simulated_robot_alone_and_a_second_run_on_its_domain(work):
     ("text", "words"),
     [
         ("plugin: stand_in\ncameras: [top]\n", "unknown camera 'top'; known: front, wrist"),
-        ("plugin: nonsense\n", "policy died (exit code 2): unknown policy plug-in 'nonsense'"),
+        ("plugin: nonsense\n", "died (exit code 2): unknown policy plug-in 'nonsense'"),
     ],
     ids=["no camera", "no plug-in"],
 )

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from graph import install_stand_ins
+
 from robot_bringup.command import executable
 from whetstone.store import RolloutStore
 
@@ -26,7 +27,8 @@ def refine(tmp_path, name: str, domain: int):
     run_dir = tmp_path / name / "run"
     stand_in = str(plugins / "stand_in.yaml")
     argv = [
-        *executable("robot_bringup", "whetstone"), "run", "refine", "robot:=so100", "reward:=constant", f"policy:={stand_in}", f"learner:={stand_in}",
+        *executable("robot_bringup", "whetstone"), "run", "refine", "robot:=so100", "reward:=constant",
+        f"policy:={stand_in}", f"learner:={stand_in}",
         f"iterations:={ITERATIONS}", f"episodes:={EPISODES}", "evaluation_episodes:=1", "development_episodes:=0", "base_evaluation:=false",
         "deployment:=greedy", f"domain_id:={domain}", f"run_dir:={run_dir}", "seed:=4",
     ]  # fmt: skip

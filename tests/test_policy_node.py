@@ -27,9 +27,9 @@ EXECUTE = 3  # of the stand-in policy
 class Robot:
     """Publishes frames, notes what comes back in the order in which it comes."""
 
-    def __init__(self, tmp_path, **parameters):
-        self.graph = Graph(tmp_path)
-        node = self.graph.node
+    def __init__(self, graph, **parameters):
+        self.graph = graph
+        node = graph.node
         realtime = parameters.get("realtime", False)
         self.heard, self.commands, self.actions, self.guards, self.goals = [], [], [], [], []
         self.size, self.silent_cameras = (128, 128), ()
@@ -84,15 +84,9 @@ class Robot:
 
 @pytest.fixture
 def robot(tmp_path):
-    made = []
-
-    def make(**parameters) -> Robot:
-        made.append(Robot(tmp_path, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.graph.close()
+    graph = Graph(tmp_path)
+    yield lambda **parameters: Robot(graph, **parameters)
+    graph.close()
 
 
 def test_every_frame_gets_one_command_and_every_third_an_inference(robot) -> None:

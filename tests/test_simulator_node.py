@@ -29,9 +29,9 @@ EPISODE_ID = "train-000-0000"
 class Driver:
     """The other side: commands, rewards, and what the simulator said."""
 
-    def __init__(self, tmp_path, **parameters):
-        self.graph = Graph(tmp_path)
-        node = self.graph.node
+    def __init__(self, graph, **parameters):
+        self.graph = graph
+        node = graph.node
         self.frames, self.images, self.truths, self.clocks = [], [], [], []
         node.create_subscription(JointState, PROFILE.joint_states, self.frames.append, STATE)
         for camera in PROFILE.cameras:
@@ -81,21 +81,16 @@ class Driver:
 
 @pytest.fixture
 def driver(tmp_path):
-    made = []
-
-    def make(**parameters) -> Driver:
-        made.append(Driver(tmp_path, **parameters))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.graph.close()
+    graph = Graph(tmp_path)
+    yield lambda **parameters: Driver(graph, **parameters)
+    graph.close()
 
 
 def test_lockstep_frame_is_whole_and_waits_for_its_command(driver) -> None:
     sim = driver()
     start = sim.begin()
     frame = sim.frames[-1]
+    assert PROFILE.sim is not None
     assert list(frame.name) == list(PROFILE.sim.joints)
     home = frame.position[: len(PROFILE.joints)]
     np.testing.assert_allclose(home, PROFILE.home, atol=0.2)
@@ -130,7 +125,8 @@ def test_same_seed_same_episode_and_time_never_goes_back(driver) -> None:
     sim = driver()
     runs = []
     for count, seed in enumerate((5, 5, 6)):
-        sim.frames.clear(), sim.images.clear()
+        sim.frames.clear()
+        sim.images.clear()
         start = sim.begin(seed, f"train-000-{count:04d}")
         assert not runs or start > runs[-1][0]
         home = sim.positions()[: len(PROFILE.joints)]

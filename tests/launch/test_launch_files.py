@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from graph import install_stand_ins
-from launch import LaunchContext
 from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+from launch import LaunchContext
 from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
 from whetstone import config
@@ -32,7 +33,6 @@ def test_show_args_lists_the_arguments_of_the_plan(mode):
 SCRIPT = """
 import sys
 from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 file, *words = sys.argv[1:]
 service = LaunchService(argv=words)

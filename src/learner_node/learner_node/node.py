@@ -53,6 +53,8 @@ _OUTCOMES = {
     Episode.OUTCOME_TIMEOUT: "timeout",
     Episode.OUTCOME_ABORTED: "aborted",
 }
+_WRITE_OUT = 4.0
+"""Seconds that a stop waits for rollouts on their way to the disk."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,6 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._iteration: int | None = None  # of the update that is due or under way
         self._updating = False
         self._stamp = 0
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._create_interfaces()
 
@@ -152,15 +153,20 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self.create_subscription(JointState, self._profile.joint_states, self._on_joints, STATE, raw=True)
 
     def activate(self) -> None:
-        threading.Thread(target=self._work, name="learner", daemon=True).start()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="learner", daemon=True)
+        self._worker.start()
         self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
 
     def deactivate(self) -> None:
         self.destroy_timer(self._timer)
+        for rollout in self._recorder.ready(math.inf):
+            self._jobs.put(lambda rollout=rollout: self._write(rollout))
         self._jobs.put(None)
+        if not self._updating:  # an update under way is given up; episodes that ended get to the disk
+            self._worker.join(_WRITE_OUT)
 
     def cleanup(self) -> None:
-        """Rollouts are on disk already; an update under way is given up."""
         self._rollouts = []
 
     # What happens.
@@ -181,7 +187,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
                 self._recorder.discard(message.episode_id)
             else:
                 self._recorder.end(message.episode_id, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
-        elif message.phase == Episode.PHASE_FINISHED:
+        elif message.phase == Episode.PHASE_FINISHED and message.episode_id not in self._recorder.waiting():
             self._recorder.discard(message.episode_id)
 
     def _on_joints(self, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from learner_node.publisher import WeightsPublisher
 from whetstone.snapshot import CHUNK_SIZE, Assembler
 

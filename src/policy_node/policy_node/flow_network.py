@@ -1,7 +1,7 @@
 """The trainable part of the flow policy: context -> chunk of actions by flow matching.
 
-Role: the network and its two uses, the imitation loss and sampling. Works on features of a frozen vision encoder, so it is small enough to be
-refined and pushed in seconds. Depends on torch and whetstone.text; knows nothing of ROS, robots' units or simulators.
+Role: the network and its two uses, the imitation loss and sampling. Works on features of a frozen vision encoder, so it is small
+enough to be refined and pushed in seconds. Depends on torch and whetstone.text; knows nothing of ROS, robots' units or simulators.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import nn
+
 from whetstone.text import TextEncoder
 
 
@@ -36,13 +37,14 @@ class FlowNetwork(nn.Module):
 
     proprioception_mean: torch.Tensor
     proprioception_scale: torch.Tensor
+    lead_scale: torch.Tensor
     delta_scale: torch.Tensor
 
     def __init__(self, features: int, columns: int, horizon: int, width: int, blocks: int, text_size: int):
         super().__init__()
         self.columns, self.horizon = columns, horizon
         self.text = TextEncoder(text_size)
-        self.context = nn.Sequential(nn.Linear(features + columns + text_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.context = nn.Sequential(nn.Linear(features + 2 * columns + text_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.chunk_in = nn.Linear(horizon * columns, width)
         self.time_in = nn.Sequential(nn.Linear(32, width), nn.GELU())
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
@@ -51,11 +53,17 @@ class FlowNetwork(nn.Module):
         # Statistics of the training data: buffers, so that they travel with the weights.
         self.register_buffer("proprioception_mean", torch.zeros(columns))
         self.register_buffer("proprioception_scale", torch.ones(columns))
+        self.register_buffer("lead_scale", torch.ones(columns))
         self.register_buffer("delta_scale", torch.ones(horizon, columns - 1))
 
-    def inputs(self, features: torch.Tensor, proprioception: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """(B, features) of about unit variance, (B, columns), (B, text_size) -> the network's inputs (B, sum)."""
-        return torch.cat([features, (proprioception - self.proprioception_mean) / self.proprioception_scale, text], dim=-1)
+    def inputs(self, features: torch.Tensor, proprioception: torch.Tensor, previous: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """(B, features) of about unit variance, (B, columns) measured, (B, columns) commanded last, (B, text_size) -> (B, sum).
+
+        How far the last command is ahead of the arm tells how fast it moves and whether the hand is about to close; without it
+        two like pictures ask for different chunks and the policy dithers at every seam.
+        """
+        normal = (proprioception - self.proprioception_mean) / self.proprioception_scale
+        return torch.cat([features, normal, (previous - proprioception) / self.lead_scale, text], dim=-1)
 
     def velocity(self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         """inputs (B, .), chunk (B, horizon * columns), time (B,) in [0, 1] -> (B, horizon * columns)."""

@@ -13,6 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+
+from policy_node.flow_network import FlowNetwork
+from policy_node.localiser import Localiser
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
 from whetstone.contracts import Chunk, Observation, PolicySpec
@@ -20,15 +23,13 @@ from whetstone.errors import AssetError
 from whetstone.profile import RobotProfile
 from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
 
-from policy_node.flow_network import FlowNetwork
-from policy_node.localiser import Localiser
-
 
 @dataclass(frozen=True)
 class FlowVLAConfig:
-    """plugin: its entry point; horizon: rows per chunk; execute: rows run before the next inference; width, blocks, text_size: of the network;
-    flow_steps: Euler steps; temperature: scale of the sampled noise; deployment: how the refined policy is deployed;
-    weights: asset file, {robot} is filled in (empty: random weights)."""
+    """plugin: its entry point; horizon: rows per chunk; execute: rows run before the next inference; width, blocks, text_size: of
+    the network; flow_steps: Euler steps; temperature: scale of the sampled noise; deployment: how the refined policy is deployed;
+    weights: asset file, {robot} is filled in (empty: random weights); demonstrations: asset file with what it was trained on, for replay
+    by a learner (empty: none)."""
 
     plugin: str = "flow_vla"
     horizon: int = field(default=16, metadata={"ge": 1})
@@ -40,6 +41,7 @@ class FlowVLAConfig:
     temperature: float = field(default=1.0, metadata={"ge": 0})
     deployment: Literal["sampled", "greedy"] = "sampled"
     weights: str = "policy_{robot}.safetensors"
+    demonstrations: str = "policy_{robot}_demonstrations.safetensors"
 
 
 class FlowVLAPolicy:
@@ -49,8 +51,15 @@ class FlowVLAPolicy:
         self.config, self.profile, self.device = config, profile, device
         self.vision, self.localiser = vision.to(device), localiser.to(device)
         self.columns = len(profile.joints) + 1
-        self.network = FlowNetwork(localiser.size, self.columns, config.horizon, config.width, config.blocks, config.text_size).to(device).eval()
-        shape = asdict(config) | {"robot": profile.name, "joints": list(profile.joint_names), "vision": vision.identity, "localiser": localiser.identity}
+        self.network = (
+            FlowNetwork(localiser.size, self.columns, config.horizon, config.width, config.blocks, config.text_size).to(device).eval()
+        )
+        shape = asdict(config) | {
+            "robot": profile.name,
+            "joints": list(profile.joint_names),
+            "vision": vision.identity,
+            "localiser": localiser.identity,
+        }
         self.spec = PolicySpec(
             policy_id="flow_vla",
             cameras=CAMERAS,
@@ -59,9 +68,12 @@ class FlowVLAPolicy:
             horizon=config.horizon,
             execute=config.execute,
             rate=profile.rate,
-            config_hash=config_hash({key: shape[key] for key in ("horizon", "width", "blocks", "text_size", "robot", "joints", "vision", "localiser")}),
+            config_hash=config_hash(
+                {key: shape[key] for key in ("horizon", "width", "blocks", "text_size", "robot", "joints", "vision", "localiser")}
+            ),
         )
         self._text = torch.zeros(1, config.text_size)
+        self._previous: torch.Tensor | None = None
         self._rng = np.random.default_rng(0)
         self._greedy = False
 
@@ -84,6 +96,7 @@ class FlowVLAPolicy:
     def reset(self, instruction: str, seed: int, greedy: bool) -> None:
         with torch.no_grad():
             self._text = self.network.text([instruction])
+        self._previous = None
         self._rng = np.random.default_rng([seed, 13])
         self._greedy = greedy
 
@@ -94,22 +107,42 @@ class FlowVLAPolicy:
         proprioception = torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
         noise = self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
         noise *= 0.0 if self._greedy else self.config.temperature
-        inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, self._text)
+        previous = proprioception if self._previous is None else self._previous
+        inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, previous, self._text)
         chunk = self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps)
-        actions = self.network.denormalise(chunk, proprioception)[0].cpu().numpy()
+        rows = self.network.denormalise(chunk, proprioception)
+        self._previous = rows[:, self.config.execute - 1]
+        actions = rows[0].cpu().numpy()
         return Chunk(actions=actions.astype(np.float32), latent=noise[0])
 
     @torch.no_grad()
-    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, instruction: str) -> torch.Tensor:
-        """What the trainable network sees of T observations: images camera -> (T, height, width, 3) uint8, proprioception (T, columns);
-        returns (T, inputs)."""
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:
+        """What the trainable network saw at the T decisions of one episode: images camera -> (T, height, width, 3) uint8,
+        proprioception (T, columns), actions (T, horizon, columns); returns (T, inputs)."""
         state = torch.from_numpy(np.asarray(proprioception, np.float32)).to(self.device)
+        commanded = torch.from_numpy(np.asarray(actions[:-1, self.config.execute - 1], np.float32)).to(self.device)
         embedding = self.localiser(self.vision.features(images), state)
-        return self.network.inputs(embedding, state, self.network.text([instruction]).expand(len(state), -1))
+        text = self.network.text([instruction]).expand(len(state), -1)
+        return self.network.inputs(embedding, state, torch.cat([state[:1], commanded]), text)
+
+    def replay(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Inputs (N, inputs) and normalised chunks (N, horizon * columns) of the demonstrations. Raises AssetError."""
+        if not self.config.demonstrations:
+            return None
+        path = asset_path(self.config.demonstrations.format(robot=self.profile.name))
+        stored = load_file(str(path))
+        if (
+            stored["inputs"].shape[1] != self.network.context[0].in_features
+            or stored["chunks"].shape[1] != self.config.horizon * self.columns
+        ):
+            raise AssetError(f"{path.name}: made for another policy; make it again with `make assets`")
+        return stored["inputs"].float(), stored["chunks"].float()
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Everything but the text encoder and the data statistics."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters() if not name.startswith("text.")}
+        return {
+            name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters() if not name.startswith("text.")
+        }
 
     def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
         own = {name: value for name, value in self.network.named_parameters() if not name.startswith("text.")}

@@ -1,7 +1,7 @@
 """Imitation learning of the base policy from demonstrations.
 
-Role: `python -m policy_node.imitate robot:=franka data:=build/demonstrations out:=assets [steps:=N] [demonstrations:=task=count,...] [seed:=0]`.
-Reads demonstrations only; does not depend on ROS or a simulator.
+Role: `python -m policy_node.imitate robot:=franka data:=build/demonstrations out:=assets [steps:=N]
+[demonstrations:=task=count,...] [seed:=0]`. Reads demonstrations only; does not depend on ROS or a simulator.
 """
 
 from __future__ import annotations
@@ -12,17 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tqdm import tqdm
+
+from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
+from policy_node.localiser import Localiser
 from whetstone import config
 from whetstone.demonstrations import Demonstration, load_demonstrations
 from whetstone.errors import WhetstoneError
 from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
 
-from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
-from policy_node.localiser import Localiser
-
 BATCH = 256
+# Few on purpose: a base policy that a lab has after an hour of teleoperation, about half-way to doing the task.
+CARRYING = {"franka": 6, "so100": 9}
+DEMONSTRATIONS = "pick_and_place={carrying},push=30,reach=30,stack=30,tray_then_button={carrying}"
 
 
 def chunks_of(demonstration: Demonstration, horizon: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +45,7 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     settings = config.load(FlowVLAConfig, "policies", "flow_vla")
     policy = FlowVLAPolicy(settings, profile, VisionEncoder.load(robot), Localiser.load(robot))
     network = policy.network.train()
-    features, states, chunks, texts = [], [], [], []
+    features, states, leads, chunks, texts = [], [], [], [], []
     for task in counts:
         good = [d for d in load_demonstrations(data / robot, (task,)) if d.success and d.kind == "noisy"][: counts[task]]
         for demonstration in tqdm(good, desc=f"features {task}", disable=None):
@@ -49,11 +53,14 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
             keypoints = policy.vision.features({camera: frames[kept] for camera, frames in demonstration.images().items()})
             states.append(torch.from_numpy(demonstration.proprioception[demonstration.frame_steps[kept]]))
             features.append(policy.localiser(keypoints, states[-1]))
+            commanded = np.concatenate([demonstration.proprioception[:1], demonstration.actions[:-1]])
+            leads.append(torch.from_numpy(commanded[demonstration.frame_steps[kept]]))
             chunks.append(torch.from_numpy(rows))
             texts += [demonstration.instruction] * len(kept)
-    feature, state, chunk = torch.cat(features), torch.cat(states), torch.cat(chunks)
+    feature, state, lead, chunk = torch.cat(features), torch.cat(states), torch.cat(leads), torch.cat(chunks)
     network.proprioception_mean.copy_(state.mean(0))
     network.proprioception_scale.copy_(state.std(0) + 0.01)
+    network.lead_scale.copy_((lead - state).std(0) + 0.005)
     network.delta_scale.copy_((chunk[..., :-1] - state[:, None, :-1]).std(0) + 0.005)
     target = network.normalise(chunk, state)
     sentences = sorted(set(texts))
@@ -64,7 +71,7 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     started = time.time()
     for step in progress:
         index = torch.from_numpy(rng.integers(0, len(target), BATCH))
-        inputs = network.inputs(feature[index], state[index], network.text(sentences)[which[index]])
+        inputs = network.inputs(feature[index], state[index], lead[index], network.text(sentences)[which[index]])
         inputs = inputs + 0.02 * torch.randn_like(inputs)  # keypoints jitter by about this much between two like frames
         noise, flow_time = torch.randn_like(target[index]), torch.rand(BATCH) ** 1.5
         with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs with bf16 instructions
@@ -81,21 +88,25 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     network.eval()
     out.mkdir(parents=True, exist_ok=True)
     policy.save(out / f"policy_{robot}.safetensors")
+    with torch.no_grad():
+        inputs = network.inputs(feature, state, lead, network.text(sentences)[which])
+    replay = {"inputs": inputs.half().contiguous(), "chunks": target.half().contiguous()}
+    save_file(replay, str(out / f"policy_{robot}_demonstrations.safetensors"))
     return policy
 
 
 def main(arguments: list[str] | None = None) -> int:
     given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
     try:
-        counts = {}
-        for item in given.get("demonstrations", "pick_and_place=40,push=40,reach=40,stack=40,tray_then_button=50").split(","):
+        robot, counts = given.get("robot", "franka"), {}
+        for item in given.get("demonstrations", DEMONSTRATIONS.format(carrying=CARRYING.get(robot, 9))).split(","):
             task, _, count = item.partition("=")
             counts[task] = int(count)
         policy = imitate(
-            given.get("robot", "franka"),
+            robot,
             Path(given.get("data", "build/demonstrations")),
             Path(given.get("out", "assets")),
-            int(given.get("steps", "4000")),
+            int(given.get("steps", "3000")),
             counts,
             int(given.get("seed", "0")),
         )

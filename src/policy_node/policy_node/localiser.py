@@ -1,7 +1,7 @@
 """The frozen second half of the policy's backbone: keypoints + proprioception -> an embedding that says where things are from the hand.
 
-Role: trained once per robot on demonstrations' labels, frozen ever after. A policy that learns from twenty demonstrations cannot also learn the
-arm's kinematics to the millimetre; this network has them. Depends on torch; knows nothing of tasks or ROS.
+Role: trained once per robot on demonstrations' labels, frozen ever after. A policy that learns from twenty demonstrations cannot
+also learn the arm's kinematics to the millimetre; this network has them. Depends on torch; knows nothing of tasks or ROS.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
+
+from policy_node.train_vision import HELD_OUT, targets_of
 from whetstone.assets import asset_path
 from whetstone.demonstrations import STATE_NAMES, load_demonstrations
 from whetstone.errors import AssetError, WhetstoneError
 from whetstone.vision import VisionEncoder
-
-from policy_node.train_vision import HELD_OUT, targets_of
 
 BATCH = 512
 
@@ -102,7 +102,9 @@ def train(robot: str, data: Path, out: Path, steps: int, seed: int) -> dict[str,
         if step % 1000 == 999 and progress.disable:
             print(f"localiser {robot}: step {step + 1}/{steps} loss {loss.item():.4f} {time.time() - started:.0f} s", flush=True)
     localiser.eval()
-    save_file({name: value.half().contiguous() for name, value in localiser.state_dict().items()}, str(out / f"localiser_{robot}.safetensors"))
+    save_file(
+        {name: value.half().contiguous() for name, value in localiser.state_dict().items()}, str(out / f"localiser_{robot}.safetensors")
+    )
     with torch.no_grad():
         guess = localiser.readout(localiser(feature[out_of], joint[out_of])) * scale + mean
     median = (guess - target[out_of]).abs().median(0).values

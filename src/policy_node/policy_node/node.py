@@ -110,7 +110,6 @@ class PolicyNode(WhetstoneNode[Parameters]):
         spec = self._policy.spec
         self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate)
         self._use = threading.RLock()  # of the policy and the execution, between the worker and the callbacks
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._episode: Episode | None = None
         self._begun = ""
         self._images: dict[str, tuple[int, float, bytes]] = {}
@@ -145,6 +144,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self.create_subscription(JointState, profile.joint_states, self._on_joints, STATE)
 
     def activate(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._own_timers = [self.create_timer(0.25, self._watch, clock=self.steady_clock)]
         if self.parameters.realtime:
             self._own_timers.append(self.create_timer(self._profile.period, self._tick, clock=self.steady_clock))
@@ -210,8 +210,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._policy.reset(message.instruction, int(message.seed), bool(message.greedy))
                 self._begun = message.episode_id
                 self._trigger.reset()
-                self._previous = None
-        self._last_command = None
+                self._previous = self._last_command = None
         self._observed = time.monotonic()
         if not self.parameters.realtime:
             self._answer()
@@ -234,7 +233,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _on_joints(self, message: JointState) -> None:
         stamp = to_ns(message.header.stamp)
-        self._measured = Measured(stamp, self._profile.proprioception(message.name, message.position), time.monotonic())
+        self._measured = Measured(stamp, self._profile.proprioception(list(message.name), message.position), time.monotonic())
         self._unanswered = True
         if not self.parameters.realtime:
             self._answer()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
+
 from whetstone.demonstrations import STATE_NAMES, Demonstration, load_demonstrations
 from whetstone.errors import WhetstoneError
 from whetstone.vision import CAMERAS, VisionEncoder
@@ -36,7 +37,11 @@ def load_frames(demonstrations: list[Demonstration]) -> tuple[dict[str, np.ndarr
     for demonstration in tqdm(demonstrations, desc="reading", disable=None):
         for camera, frames in demonstration.images().items():
             images[camera].append(frames)
-    return {camera: np.concatenate(frames) for camera, frames in images.items()}, np.concatenate([targets_of(d) for d in demonstrations]), np.concatenate([d.pixels for d in demonstrations])
+    return (
+        {camera: np.concatenate(frames) for camera, frames in images.items()},
+        np.concatenate([targets_of(d) for d in demonstrations]),
+        np.concatenate([d.pixels for d in demonstrations]),
+    )
 
 
 def keypoint_loss(features: torch.Tensor, pixels: torch.Tensor, keypoints: int) -> torch.Tensor:
@@ -117,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             robot,
             Path(given.get("data", "build/demonstrations")),
             Path(given.get("out", "assets")),
-            int(given.get("steps", "1400")),
+            int(given.get("steps", "4000")),
             int(given.get("seed", "0")),
         )
     except WhetstoneError as error:

@@ -20,7 +20,9 @@ from whetstone.vision import CAMERAS, VisionEncoder
 @pytest.fixture(scope="module")
 def policy() -> FlowVLAPolicy:
     torch.manual_seed(0)
-    built = FlowVLAPolicy(FlowVLAConfig(width=32, blocks=1, text_size=16), load_profile("franka"), VisionEncoder(8).eval(), Localiser(48, 8, 16).eval())
+    built = FlowVLAPolicy(
+        FlowVLAConfig(width=32, blocks=1, text_size=16), load_profile("franka"), VisionEncoder(8).eval(), Localiser(48, 8, 16).eval()
+    )
     with torch.no_grad():
         built.network.chunk_out.weight.normal_(0, 0.05)
     return built
@@ -72,7 +74,7 @@ def test_the_latent_reproduces_the_chunk(policy):
     with torch.no_grad():
         state = torch.from_numpy(seen.proprioception)[None]
         images = {camera: image[None] for camera, image in seen.images.items()}
-        inputs = policy.encode(images, seen.proprioception[None], "touch the red cube")
+        inputs = policy.encode(images, seen.proprioception[None], answer.actions[None], "touch the red cube")
         chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps)
         again = policy.network.denormalise(chunk, state)[0].numpy()
     assert np.allclose(again, answer.actions, atol=1e-6)
@@ -125,7 +127,7 @@ def test_flow_matching_learns_two_modes():
     torch.manual_seed(1)
     network = FlowNetwork(features=2, columns=2, horizon=1, width=64, blocks=2, text_size=16)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
-    inputs = torch.zeros(256, 2 + 2 + 16)
+    inputs = torch.zeros(256, 2 + 2 * 2 + 16)
     for _ in range(300):
         side = torch.sign(torch.randn(256, 1))
         loss = network.loss(inputs, side.expand(-1, 2), torch.randn(256, 2), torch.rand(256)).mean()

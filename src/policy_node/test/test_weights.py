@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from policy_node.weights import ATTEMPTS, WeightsReceiver
 from whetstone.contracts import PolicySpec
 from whetstone.snapshot import chunks, manifest_of, pack
@@ -23,6 +24,16 @@ class TinyPolicy:
 
     def __init__(self) -> None:
         self.state = {"a": np.zeros((5, 7), np.float32), "b": np.zeros(30, np.float32)}
+
+    @classmethod
+    def load(cls, config, profile, device="cpu"):
+        return cls()
+
+    def reset(self, instruction, seed, greedy):
+        pass
+
+    def act(self, observation):
+        raise NotImplementedError
 
     def trainable_state(self):
         return {name: array.copy() for name, array in self.state.items()}

@@ -220,7 +220,7 @@ class RewardNode(WhetstoneNode[Parameters]):
             self.counters["invalid"] += 1
             return
         episode = self.episode
-        if episode is None or episode.phase != Episode.PHASE_RUNNING or stamp < to_ns(episode.start):
+        if episode is None or episode.phase != Episode.PHASE_RUNNING or not 0 <= self._index(episode, stamp) <= episode.max_steps:
             # The images' topic and the episode's are not ordered: this may be the first frame of an episode to come.
             self.early[stamp, camera] = data
             while len(self.early) > EARLY:
@@ -228,9 +228,13 @@ class RewardNode(WhetstoneNode[Parameters]):
             return
         self._take(episode, camera, stamp, data)
 
+    def _index(self, episode: Episode, stamp: int) -> int:
+        """Control step of a stamp within the episode."""
+        return round((stamp - to_ns(episode.start)) * self.profile.rate / 1e9)
+
     def _take(self, episode: Episode, camera: str, stamp: int, data: bytes) -> None:
         """A frame of the running episode."""
-        index = round((stamp - to_ns(episode.start)) * self.profile.rate / 1e9)
+        index = self._index(episode, stamp)
         if stamp == self.newest.get(camera) and self.last is not None and not self.parameters.realtime:
             # A simulator that waits says its frame again: perhaps it is the score that it missed.
             self.rewards.publish(self.last)

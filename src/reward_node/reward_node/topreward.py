@@ -90,7 +90,7 @@ class TOPReward:
 
         try:
             processor = AutoProcessor.from_pretrained(path, local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype=getattr(torch, settings.dtype))
+            model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype=getattr(torch, settings.dtype))
         except (ImportError, OSError, ValueError, KeyError) as error:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise AssetError(f"model '{path}' cannot be loaded: {reason}") from error

@@ -27,7 +27,7 @@ from whetstone.ros import CAMERA_LOCKSTEP, EVENT, LATCHED, STATE, to_ns, to_stam
 
 SCRIPT = "import sys; from reward_node.node import main; sys.exit(main())"
 PERIOD = 50_000_000
-START = 10_000_000_000
+START = 100_000_000_000
 WARM_UP = "warm-up"
 CONFIGURATION = "plugin: constant\ncameras: [front, wrist]\nimage_size: [128, 128]\nevery: 4\nprogress: 0.25\n"
 PATIENCE = 60.0
@@ -79,10 +79,10 @@ class Bench:
         self.change(Transition.TRANSITION_CONFIGURE)
         self.change(Transition.TRANSITION_ACTIVATE)
         # Only a frame that was answered proves that both sides of every topic know each other.
-        self.episode(Episode.PHASE_RUNNING, WARM_UP, START - 20 * PERIOD)
+        self.episode(Episode.PHASE_RUNNING, WARM_UP, START - 1000 * PERIOD)
 
         def answered() -> bool:
-            self.frame(0, START - 20 * PERIOD)
+            self.frame(0, START - 1000 * PERIOD)
             return self.warm
 
         self.until(answered, "reward of a first frame")
@@ -143,7 +143,8 @@ def test_scores_due_frames_with_their_stamps(bench: Callable[..., Bench]) -> Non
     node.episode(Episode.PHASE_RUNNING)
     for index in range(1, 13):
         node.frame(index)
-    node.until(lambda: len(node.rewards) >= 4, "four rewards")
+        # As in lockstep: the next frames come when the score has come (the queues hold 10).
+        node.until(lambda due=index // 4 + 1: len(node.rewards) >= due, "reward of a due frame")
     assert node.steps() == [0, 4, 8, 12]
     reward = node.rewards[0]
     assert (reward.valid, reward.reason, reward.progress, reward.episode_id) == (True, "", 0.25, "train-000-0000")
@@ -156,7 +157,7 @@ def test_scores_due_frames_with_their_stamps(bench: Callable[..., Bench]) -> Non
     node.until(lambda: int(node.counters.get("frames_wrist", "0")) > 13, "diagnostics")
     # After its end an episode is no longer scored; the next one is.
     node.episode(Episode.PHASE_ENDED)
-    later = START + 100 * PERIOD
+    later = START + 1000 * PERIOD
     node.episode(Episode.PHASE_RUNNING, "train-000-0001", later)
     node.frame(0, later)
     node.until(lambda: node.rewards[-1].episode_id == "train-000-0001", "reward of the second episode")

@@ -60,7 +60,7 @@ def measure(planned: Plan, console: Console) -> list[dict[str, Any]]:
     )
     ended = run(planned, console, beside=(probe,))
     if ended.code:
-        raise RunEnded(ended, run_dir)
+        raise RunEnded.of(ended, run_dir)
     measured = records.read_json(run_dir / records.PROBE)
     if measured is None:
         raise InputError(f"{run_dir}: the probe left no {records.PROBE}; see {run_dir / 'logs'}")

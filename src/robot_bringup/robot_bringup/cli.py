@@ -105,7 +105,7 @@ def _run(words: list[str]) -> int:
     console.print(f"run directory: {planned.run_dir}", highlight=False, soft_wrap=True)
     ended = run(planned, console)
     if ended.code:
-        raise RunEnded(ended, planned.run_dir)
+        raise RunEnded.of(ended, planned.run_dir)
     console.print(ended.reason, highlight=False, soft_wrap=True)
     return 0
 

@@ -21,7 +21,8 @@ def command(node: NodeSpec, parameter_file: Path) -> Command:
     arguments = ["--ros-args", "-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]
     for source, target in node.remappings:
         arguments += ["-r", f"{source}:={target}"]
-    return Command(node.name, (*executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file)))
+    argv = (*executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file))
+    return Command(node.name, argv)
 
 
 def executable(package: str, name: str) -> tuple[str, ...]:

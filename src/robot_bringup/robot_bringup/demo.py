@@ -24,7 +24,7 @@ from robot_bringup.preparation import configuration_hash
 from robot_bringup.report import write_report
 from robot_bringup.running import RunEnded, run
 from whetstone import config
-from whetstone.errors import ConfigError, InputError
+from whetstone.errors import ConfigError
 
 DEMO_ARGUMENTS: tuple[Argument, ...] = (
     Argument("control", "false", "train on shuffled rewards instead, same budget: how much of a gain is not learning", "boolean"),
@@ -37,7 +37,7 @@ STUDY_ARGUMENTS: tuple[Argument, ...] = (
     Argument("jobs", "1", "runs at a time, each on its own ROS domain", "integer", low=1, high=16),
     Argument("results", "results/demo.json", "results file; cases in it that were made with this configuration are not run again", "path"),
 )
-_OWN = ("robot", "seed", "run_dir", "domain_id", "control")  # what the study gives each case itself
+_OWN = ("robot", "seed", "run_dir")  # what the study gives each case itself
 _CONTROL_REWARD = "shuffled"
 
 
@@ -56,7 +56,7 @@ def case(given: Mapping[str, str]) -> Case:
     refine, own = _split(given, DEMO_ARGUMENTS)
     control = own["control"]
     if control:
-        refine = {"reward": _CONTROL_REWARD, "base_evaluation": "false", **refine}
+        refine |= {"reward": _CONTROL_REWARD, "base_evaluation": "false"}
     planned = plan("refine", refine)
     if not planned.arguments["evaluation_episodes"]:
         raise ConfigError("argument evaluation_episodes:=0 leaves nothing to show; use at least 1")
@@ -80,7 +80,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
     if (run_dir / records.EPISODES).exists():
         console.print(f"report:  {write_report(run_dir)}", highlight=False, soft_wrap=True)
     if ended.code:
-        raise RunEnded(ended, run_dir)
+        raise RunEnded.of(ended, run_dir)
     outcome = records.read_json(run_dir / records.OUTCOME)
     return 0 if outcome and outcome["result"] == "finished" else 1
 
@@ -147,7 +147,7 @@ def _run_cases(waiting: list[tuple[str, dict[str, str]]], jobs: int, base_domain
         for _, process in running.values():
             process.wait()
     if failed:
-        raise InputError(f"{len(failed)} of the study's cases failed: {', '.join(failed)}")
+        raise RunEnded(f"{len(failed)} of the study's cases failed: {', '.join(failed)}")
     return 0
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
+
+from robot_bringup.sim.expert import Expert, Faults
+from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
 from whetstone.errors import WhetstoneError
 from whetstone.guard import Guard
 from whetstone.profile import RobotProfile, load_profile
 from whetstone.task import PRIMITIVES, TaskSpec, load_task
-
-from robot_bringup.sim.expert import Expert, Faults
-from robot_bringup.sim.simulation import Simulation
 
 HUMAN = {"aim": 0.10, "jitter": 0.004, "speed": (0.75, 1.1), "pause": 0.006}
 RETRY_EVERY = 4  # every 4th demonstration misses first and tries again: from the others nobody learns that one can
@@ -44,7 +44,9 @@ def record(sim: Simulation, task: TaskSpec, profile: RobotProfile, kind: str, fa
     sim.reset(task, seed)
     expert = Expert(sim, task, faults, seed)
     guard = Guard(profile)
-    rows: dict[str, list] = {name: [] for name in ("proprioception", "actions", "frame_steps", "progress", "primitive", "completed", "state", "pixels")}
+    rows: dict[str, list] = {
+        name: [] for name in ("proprioception", "actions", "frame_steps", "progress", "primitive", "completed", "state", "pixels")
+    }
     images: dict[str, list[np.ndarray]] = {camera.name: [] for camera in profile.cameras}
     previous, left = None, AFTER_SUCCESS
     for step in range(task.max_steps):
@@ -104,7 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
     try:
         tasks = given["tasks"].split(",") if "tasks" in given else config.available("tasks")
-        make_demonstrations(given.get("robot", "franka"), Path(given.get("out", "build/demonstrations")), tasks, int(given.get("seed", "500000")))
+        make_demonstrations(
+            given.get("robot", "franka"), Path(given.get("out", "build/demonstrations")), tasks, int(given.get("seed", "500000"))
+        )
     except WhetstoneError as error:
         print(f"demonstrate: {error}", file=sys.stderr)
         return 2

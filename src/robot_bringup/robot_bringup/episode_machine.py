@@ -19,6 +19,8 @@ from enum import IntEnum
 from robot_bringup.schedule import PlannedEpisode
 
 NANOSECONDS = 1_000_000_000
+POINTS_AT_LOG = "; its log says why"
+"""End of a reason whose first word is a node that has said more in its own log."""
 
 
 class Phase(IntEnum):

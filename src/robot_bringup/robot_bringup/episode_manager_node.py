@@ -21,7 +21,7 @@ from whetstone_msgs.msg import Episode, Reward, Update, WeightsAck
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, schedule
-from robot_bringup.episode_machine import Completion, Deadlines, EpisodeMachine, Phase, Score, State
+from robot_bringup.episode_machine import POINTS_AT_LOG, Completion, Deadlines, EpisodeMachine, Phase, Score, State
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_node, stamp_of_raw, to_ns, to_stamp
 from whetstone.task import load_task
@@ -125,7 +125,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
 
         def configured(response: Any) -> None:
             if not response.success:
-                self.fail(f"{name} could not be configured; its log says why")
+                self.fail(f"{name} could not be configured{POINTS_AT_LOG}")
                 return
             waiting.discard(name)
             if waiting:
@@ -148,7 +148,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
 
         def activated(response: Any) -> None:
             if not response.success:
-                self.fail(f"{name} could not be activated; its log says why")
+                self.fail(f"{name} could not be activated{POINTS_AT_LOG}")
                 return
             self._activate_peers(rest)
 

@@ -1,6 +1,7 @@
 """The closed loop in one process, without ROS: for model cards, tests and quick studies.
 
-Role: drives a policy plug-in (and, if given, a reward plug-in) in the simulator the way the nodes do: same guard, same chunk execution, same
+Role: drives a policy plug-in (and, if given, a reward plug-in) in the simulator the way the nodes do: same guard, same chunk
+execution, same
 joining. What counts is measured over ROS; this is for what needs hundreds of episodes at training time. Does not depend on rclpy.
 """
 
@@ -9,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from robot_bringup.sim.simulation import Simulation
 from whetstone.contracts import Observation, Policy, RewardModel, RewardSample, Rollout
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
-
-from robot_bringup.sim.simulation import Simulation
 
 TRUTH_FRAMES = 5  # the condition must hold for so many control steps, as the evaluator asks
 
@@ -62,6 +63,7 @@ def run_episode(
     samples: dict[int, RewardSample] = {}
     held, done, step, outcome = 0, False, 0, "timeout"
     chunk = np.zeros(0)
+    goal: float | None = None  # the gripper goes by goals, sent when the wish moved by more than the hysteresis
     for step in range(task.max_steps + 1):
         stamp = step * profile.period_ns
         scored = reward is not None and step % reward.needs.every == 0
@@ -87,7 +89,10 @@ def run_episode(
             chunk = answer.actions
             decisions.append((stamp, observation, answer.actions, answer.latent, answer.log_probability))
         previous = guard.check(chunk[step % spec.execute], measured, previous, profile.period)
-        sim.step(previous.command[:-1], float(previous.command[-1]))
+        wish = float(previous.command[-1])
+        if goal is None or abs(wish - goal) > profile.gripper.hysteresis:
+            goal = wish
+        sim.step(previous.command[:-1], goal)
     last = sim.observe()
     names = ("raw", "progress", "process", "completion", "contrastive", "total")
     stamps = [decision[0] for decision in decisions]

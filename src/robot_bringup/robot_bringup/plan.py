@@ -300,7 +300,7 @@ def _segments(mode: str, values: Mapping[str, Any], contents: Mapping[str, dict[
 
 def _check_assets(content: Mapping[str, Any], robot: str) -> None:
     """Raises AssetError where a file of weights that the YAML names is missing. `inner` names another reward's YAML."""
-    for key in ("weights", "bank"):
+    for key in ("weights", "bank", "demonstrations"):
         if isinstance(content.get(key), str):
             asset_path(content[key].replace("{robot}", robot))
     if isinstance(content.get("inner"), str):
@@ -326,9 +326,9 @@ def _namespace(text: str) -> str:
 def _run_dir(values: Mapping[str, Any], mode: str) -> Path:
     if values["run_dir"]:
         return Path(values["run_dir"])
-    moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     names = f"{Path(values['robot']).stem}-{Path(values['task']).stem}"
-    return Path("runs").absolute() / f"{moment}-{mode}-{names}-{os.getpid()}"
+    return Path("runs").absolute() / f"{moment}-{mode}-{names}"
 
 
 def _environment(values: Mapping[str, Any], run_dir: Path) -> dict[str, str]:

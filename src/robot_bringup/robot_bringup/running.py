@@ -15,18 +15,23 @@ from rich.console import Console
 from robot_bringup import records
 from robot_bringup.command import command
 from robot_bringup.console import RunConsole
+from robot_bringup.episode_machine import POINTS_AT_LOG
 from robot_bringup.plan import Plan
 from robot_bringup.preparation import Preparation
-from robot_bringup.supervisor import Command, Result, Supervisor
+from robot_bringup.supervisor import Command, Result, Supervisor, last_words
 from whetstone.errors import WhetstoneError
 
 
 class RunEnded(WhetstoneError):
     """A run ended before it was over. code: for the caller's exit."""
 
-    def __init__(self, result: Result, run_dir: Path):
-        super().__init__(f"{result.reason} (logs: {run_dir / 'logs'})")
-        self.code = result.code
+    def __init__(self, reason: str, code: int = 1):
+        super().__init__(reason)
+        self.code = code
+
+    @classmethod
+    def of(cls, result: Result, run_dir: Path) -> RunEnded:
+        return cls(f"{result.reason} (logs: {run_dir / 'logs'})", result.code)
 
 
 def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
@@ -37,7 +42,7 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
 
         def explain() -> str | None:
             outcome = records.read_json(plan.run_dir / records.OUTCOME)
-            return outcome["reason"] if outcome else None
+            return _with_last_words(outcome["reason"], plan.run_dir / "logs") if outcome else None
 
         supervisor = Supervisor(
             [*(command(node, preparation.parameter_files[node.name]) for node in plan.nodes), *beside],
@@ -49,3 +54,9 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
         with RunConsole(plan.run_dir, plan.segments, console) as view:
             result = supervisor.run(view.update)
     return result
+
+
+def _with_last_words(reason: str, logs: Path) -> str:
+    """Where the manager points at a node's log, what that log says."""
+    name, found, _ = reason.partition(POINTS_AT_LOG)
+    return f"{name}: {last_words(logs / f'{name.split()[0]}.log')}" if found else reason

@@ -332,7 +332,8 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         assert state is not None
         began = time.perf_counter()
         stamp = to_stamp(self._stamp)
-        self._clock_publisher.publish(Clock(clock=stamp))
+        if self._clock_publisher.get_subscription_count():
+            self._clock_publisher.publish(Clock(clock=stamp))
         for name, publisher in self._camera_publishers.items():
             publisher.publish(to_message(state.images[name], self._stamp, f"{name}_camera"))
         truth = self._simulation.truth()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from robot_bringup.sim.expert import Expert, Faults
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
@@ -43,7 +44,9 @@ def test_expert_solves_the_task(sim, task):
     assert solved >= 4
 
 
-@pytest.mark.parametrize("faults", [Faults(miss=1.6, blind=True), Faults(drop=True, blind=True), Faults(other=True, blind=True), Faults(stop=0.2)])
+@pytest.mark.parametrize(
+    "faults", [Faults(miss=1.6, blind=True), Faults(drop=True, blind=True), Faults(other=True, blind=True), Faults(stop=0.2)]
+)
 def test_a_faulty_demonstration_is_not_a_success(sim, faults):
     assert sum(play(sim, "pick_and_place", seed, faults) for seed in range(4)) <= 1
 

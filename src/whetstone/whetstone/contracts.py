@@ -86,6 +86,25 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class FlowPolicy(Policy, Protocol):
+    """A policy whose trainable part is a flow network over inputs that do not change: what flow learners ask for beyond Policy.
+
+    network: a torch module with loss(inputs, chunk, noise, time) -> (B,), sample(inputs, noise, steps), normalise(actions, proprioception)
+    and denormalise(chunk, proprioception). All tensors are torch's; chunks are (B, horizon * columns), normalised.
+    """
+
+    network: Any
+
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> Any:
+        """(T, inputs) that the network saw at the T decisions of one episode (arrays as in Rollout)."""
+        ...
+
+    def replay(self) -> tuple[Any, Any] | None:
+        """(N, inputs) and (N, horizon * columns) of the demonstrations the policy came from, or None."""
+        ...
+
+
 @dataclass(frozen=True)
 class RewardSample:
     """One score; fields as in whetstone_msgs/Reward. A value the model does not give is NaN."""

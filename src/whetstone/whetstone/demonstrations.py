@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -68,14 +69,10 @@ def save_demonstration(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.savez(
-            file,
-            seed=np.int64(seed),
-            success=np.bool_(success),
-            **{name: np.str_(texts[name]) for name in _TEXTS},
-            **{name: arrays[name] for name in _ARRAYS},
-            **{f"image_{camera}": value for camera, value in images.items()},
-        )
+        everything: dict[str, Any] = {"seed": np.int64(seed), "success": np.bool_(success)}
+        everything |= {name: np.str_(texts[name]) for name in _TEXTS} | {name: arrays[name] for name in _ARRAYS}
+        everything |= {f"image_{camera}": value for camera, value in images.items()}
+        np.savez(file, **everything)
     os.replace(partial, path)
 
 

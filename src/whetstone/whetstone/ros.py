@@ -16,6 +16,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -43,6 +44,8 @@ EXIT_REFUSED = 2
 """Exit code after a WhetstoneError: the user can act on the line that was printed."""
 EXIT_CRASHED = 3
 """Exit code after any other exception: a defect."""
+DEADLINE_RESOLUTION = 0.1
+"""Seconds by which a Deadline may be late."""
 GRACE = 5.0
 """Seconds that a node may take to stop after SIGINT or SIGTERM before it is ended by force."""
 
@@ -58,10 +61,10 @@ def _qos(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile
 
 CAMERA_LIVE = _qos(1, reliable=False)
 """Cameras by wall clock: the newest frame wins, a lost one is lost."""
-CAMERA_LOCKSTEP = _qos(10)
-"""Cameras in lockstep: every frame must arrive."""
-STATE = _qos(10)
-"""Joint states and other small state."""
+CAMERA_LOCKSTEP = _qos(200)
+"""Cameras in lockstep: every frame must arrive, also at a subscriber that is seconds behind (nobody waits for the learner)."""
+STATE = _qos(200)
+"""Joint states and other small state; as deep as the cameras, for a frame is worth nothing without them."""
 COMMAND = _qos(1)
 """Driver commands: the newest wins."""
 EVENT = _qos(50)
@@ -145,28 +148,28 @@ def manifest_from_message(message: Any) -> Manifest:
 class Deadline:
     """A wait for a peer that ends by `meet()` or, in time, by a PeerError that names it."""
 
-    def __init__(self, node: WhetstoneNode[Any], seconds: float, message: str) -> None:
+    def __init__(self, waiting: set[Deadline], seconds: float, message: str) -> None:
+        self._waiting = waiting
+        self._seconds = seconds
         self._message = message
-        self._node = node
-        self._timer: Any = node.create_timer(seconds, self._expire, clock=node.steady_clock)
+        self.restart()
+        waiting.add(self)
 
     @property
     def met(self) -> bool:
-        return self._timer is None
+        return self not in self._waiting
 
     def meet(self) -> None:
         """The peer answered (or nobody waits any longer). Calling it again does nothing."""
-        if self._timer is not None:
-            self._node.destroy_timer(self._timer)
-            self._timer = None
+        self._waiting.discard(self)
 
     def restart(self) -> None:
         """Begin the wait anew."""
-        if self._timer is not None:
-            self._timer.reset()
+        self._expires = time.monotonic() + self._seconds
 
-    def _expire(self) -> None:
-        if self._timer is not None:
+    def check(self) -> None:
+        """Raises PeerError where the time is up."""
+        if not self.met and time.monotonic() >= self._expires:
             self.meet()
             raise PeerError(self._message)
 
@@ -186,6 +189,8 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
 
     def __init__(self, name: str, parameters: type[P]) -> None:
         super().__init__(name)
+        self._waiting: set[Deadline] = set()
+        self._deadline_timer: Any = None
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._answer_change_state
         self.exit_code: int | None = None
@@ -229,7 +234,14 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
 
     def deadline(self, seconds: float, peer: str, what: str) -> Deadline:
         """Begin to wait for `what` from `peer`; unless met in time the node fails with 'no <what> from '<peer>' within <s> s'."""
-        return Deadline(self, seconds, f"no {what} from '{peer}' within {seconds:g} s; is it running on this ROS domain?")
+        if self._deadline_timer is None:
+            # One timer for all waits: rcl keeps what it knows of a destroyed timer, and some waits come with every episode.
+            self._deadline_timer = self.create_timer(DEADLINE_RESOLUTION, self._check_deadlines, clock=self.steady_clock)
+        return Deadline(self._waiting, seconds, f"no {what} from '{peer}' within {seconds:g} s; is it running on this ROS domain?")
+
+    def _check_deadlines(self) -> None:
+        for deadline in list(self._waiting):
+            deadline.check()
 
     def call(self, client: Any, request: Any, peer: str, seconds: float, then: Callable[[Any], object]) -> Deadline:
         """Call a service as soon as it is there, without blocking; `then(response)`. No answer in time: the node fails naming the peer."""

@@ -95,6 +95,8 @@ class VisionEncoder(nn.Module):
                 raise InputError(f"camera '{camera}' is missing; the vision encoder needs {', '.join(CAMERAS)}")
             array = images[camera]
             if array.ndim != 4 or array.shape[1:] != (*IMAGE_SIZE, 3) or array.dtype != np.uint8:
-                raise InputError(f"camera '{camera}': images are {array.shape[1:]} {array.dtype}, the vision encoder needs {(*IMAGE_SIZE, 3)} uint8")
-            tensors[camera] = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).float() / 255
+                raise InputError(
+                    f"camera '{camera}': images are {array.shape[1:]} {array.dtype}, the vision encoder needs {(*IMAGE_SIZE, 3)} uint8"
+                )
+            tensors[camera] = torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 255
         return self(tensors)

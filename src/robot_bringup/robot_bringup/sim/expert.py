@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from whetstone.task import TaskSpec
 
 from robot_bringup.sim.kinematics import InverseKinematics
 from robot_bringup.sim.simulation import Simulation
+from whetstone.task import TaskSpec
 
 DOWN = np.array([0.0, 0.0, -1.0])
 
@@ -23,8 +23,8 @@ class Faults:
 
     aim: standard deviation (in cube edges) of where it grasps, drawn once per try. jitter: standard deviation (m) of a slowly
     varying error of the hand's path. speed: range of the episode's speed factor. pause: chance per step to stop for a while.
-    blind: goes on without noticing a missed grasp. miss: aims this many cube edges beside the cube (the first time only, unless blind). drop: opens the hand
-    on the way. stray: lets go this many tray edges beside the goal. other: takes the other cube. stop: stops after this share
+    blind: goes on without noticing a missed grasp. miss: aims this many cube edges beside the cube (the first time only, unless
+    blind). drop: opens the hand on the way. stray: lets go this many tray edges beside the goal. other: takes the other cube. stop: stops after this share
     of max_steps.
     """
 
@@ -44,6 +44,7 @@ class Expert:
     """A small state machine over hand waypoints; tries again when a grasp failed (unless blind)."""
 
     def __init__(self, sim: Simulation, task: TaskSpec, faults: Faults, seed: int):
+        assert sim.profile.sim is not None, "a simulation has a sim section"
         settings = sim.profile.sim.model["expert"]
         self._sim, self._task, self._faults = sim, task, faults
         self._world, self._scene = sim.world, sim.scene
@@ -52,7 +53,8 @@ class Expert:
         self._joints = sim.joint_targets
         self._position, _ = self._ik.pose(self._joints)
         self._stride = settings["speed"] / sim.profile.rate * self._rng.uniform(*faults.speed)
-        self._last_stride = 0.0
+        self._ramp = settings["acceleration"] / sim.profile.rate**2  # m per period, per period
+        self._velocity = np.zeros(3)
         self._hover = settings["hover"] * sim.scene.cube
         self._grasp_height = settings["grasp_height"]
         self._close_steps, self._open_steps = settings["close_steps"], settings["open_steps"]
@@ -92,9 +94,12 @@ class Expert:
         self._drift = 0.9 * self._drift + self._rng.normal(0, 1, 3) * self._faults.jitter * np.sqrt(1 - 0.81)
         gap = waypoint - self._position
         distance = float(np.linalg.norm(gap))
-        # Slow down near the waypoint as a hand does; the last millimetres set the grasp.
-        stride = self._last_stride = min(self._stride, 0.5 * distance + 0.002, self._last_stride + 0.25 * self._stride)
-        self._position = self._position + gap * min(1.0, stride / max(distance, 1e-9))
+        # Speed changes by no more than a hand's acceleration: a command that the guard must cut is a bad example.
+        wanted = gap / max(distance, 1e-9) * min(self._stride, float(np.sqrt(2 * self._ramp * distance)), distance)
+        change = wanted - self._velocity
+        size = float(np.linalg.norm(change))
+        self._velocity = self._velocity + change * min(1.0, self._ramp / max(size, 1e-9))
+        self._position = self._position + self._velocity
         self._joints = self._ik.solve(self._joints, self._position + self._drift, DOWN, self._yaw)
         return self._sim.to_driver(self._joints), self._opening
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
+
 from whetstone.errors import AssetError
 from whetstone.profile import RobotProfile
 
@@ -136,7 +137,9 @@ def _prepare_robot(spec: mujoco.MjSpec, settings: dict[str, Any], pretty: bool) 
     for first, second in settings.get("no_contact", []):
         spec.add_exclude(bodyname1=first, bodyname2=second)
     hand = spec.body(settings["hand_body"])
-    hand.add_site(name="end_effector", pos=settings["end_effector_position"], quat=settings.get("end_effector_quaternion", [1, 0, 0, 0]), group=5)
+    hand.add_site(
+        name="end_effector", pos=settings["end_effector_position"], quat=settings.get("end_effector_quaternion", [1, 0, 0, 0]), group=5
+    )
 
 
 def _add_scene(spec: mujoco.MjSpec, scene: Scene, settings: dict[str, Any]) -> None:
@@ -150,7 +153,9 @@ def _add_scene(spec: mujoco.MjSpec, scene: Scene, settings: dict[str, Any]) -> N
     box = mujoco.mjtGeom.mjGEOM_BOX
     cylinder = mujoco.mjtGeom.mjGEOM_CYLINDER
     table_x, table_half = settings["table"]["center_x"], settings["table"]["half"]
-    world.add_geom(name="table", type=box, pos=[table_x, 0, -0.05], size=[table_half, table_half, 0.05], rgba=WOOD, friction=[1, 0.005, 0.0001])
+    world.add_geom(
+        name="table", type=box, pos=[table_x, 0, -0.05], size=[table_half, table_half, 0.05], rgba=WOOD, friction=[1, 0.005, 0.0001]
+    )
     half = scene.cube / 2
     for name, colour in (("red_cube", RED), ("blue_cube", BLUE)):
         body = world.add_body(name=name, pos=[table_x, 0, half])

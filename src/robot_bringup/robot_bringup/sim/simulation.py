@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from whetstone.errors import ConfigError
-from whetstone.profile import RobotProfile
-from whetstone.task import TaskSpec
 
 from robot_bringup.sim.model import Scene, build_model
 from robot_bringup.sim.tasks import Truth, World, make_condition, sample_layout
+from whetstone.errors import ConfigError
+from whetstone.profile import RobotProfile
+from whetstone.task import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class Simulation:
         """
         goal = self.to_model(targets)
         start = self._targets
-        self.data.ctrl[self._gripper_actuator] = (
-            self._gripper_control[0] + np.clip(opening, 0, 1) * (self._gripper_control[1] - self._gripper_control[0])
+        self.data.ctrl[self._gripper_actuator] = self._gripper_control[0] + np.clip(opening, 0, 1) * (
+            self._gripper_control[1] - self._gripper_control[0]
         )
         for index in range(1, self.substeps + 1):
             self.data.ctrl[self._actuators] = start + (goal - start) * (index / self.substeps)
@@ -143,7 +143,9 @@ class Simulation:
                 self._renderer.close()
             self._renderer = mujoco.Renderer(self.model, height, width)
             flags = self._renderer.scene.flags
-            for flag in () if self.pretty else (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX):
+            for flag in (
+                () if self.pretty else (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_SKYBOX)
+            ):
                 flags[flag] = 0
         self._renderer.update_scene(self.data, camera=name, scene_option=self._drawn)
         return self._renderer.render()

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import mujoco
 import numpy as np
-from whetstone.errors import ConfigError
-from whetstone.task import TaskSpec
 
 from robot_bringup.sim.model import Scene
+from whetstone.errors import ConfigError
+from whetstone.task import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class World:
                 self.data.mocap_pos[self._mocap[name]] = [x, y, 0]
 
 
-def sample_layout(
-    ranges: dict[str, Any], scene: Scene, task: TaskSpec, rng: np.random.Generator
-) -> dict[str, tuple[float, float, float]]:
+def sample_layout(ranges: dict[str, Any], scene: Scene, task: TaskSpec, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
     """Object -> (x, y, yaw) in the world frame (m, rad), clear of each other.
 
     ranges: object -> {x: [low, high], y: [low, high]} from the robot profile.

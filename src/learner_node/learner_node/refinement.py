@@ -1,0 +1,166 @@
+"""Refinement of a flow policy from its own episodes: filtered, progress-weighted flow matching.
+
+Role: the learner plug-in `flow_refinement` (contract: whetstone.contracts.Learner). Each iteration the episodes that the reward
+model judged
+successful join a buffer; the policy's flow head is trained on their chunks (see weighting.py) beside replayed demonstrations; the gate
+(gate.py) goes back to the best snapshot when the newest is worse. Vision and text stay frozen. Depends on torch; knows nothing of ROS.
+
+Loss (Lipman et al., arXiv 2210.02747, eq. 23): E || v(x_t, t, o) - (chunk - noise) ||^2, x_t = (1 - t) noise + t chunk, over
+decisions (o, chunk) drawn with weight w(o, chunk).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from learner_node.gate import Gate
+from learner_node.weighting import weigh
+from whetstone.config import parse
+from whetstone.contracts import FlowPolicy, Rollout, UpdateReport
+from whetstone.errors import ConfigError
+
+WARM_UP = 30  # gradient steps until the learning rate is at its peak
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """episodes: an iteration with fewer decides nothing; confidence: of the one-sided test that sends the policy back."""
+
+    episodes: int = field(default=24, metadata={"ge": 1})
+    confidence: float = field(default=0.95, metadata={"gt": 0.5, "lt": 1})
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """steps, batch, learning_rate (peak) of one update; demonstration_share of each batch; input_noise: standard deviation;
+    regress_tolerance: progress a chunk may lose; memory: iterations kept."""
+
+    plugin: str = "flow_refinement"
+    steps: int = field(default=400, metadata={"ge": 1})
+    batch: int = field(default=256, metadata={"ge": 2})
+    learning_rate: float = field(default=6e-4, metadata={"gt": 0})
+    demonstration_share: float = field(default=0.3, metadata={"ge": 0, "lt": 1})
+    input_noise: float = field(default=0.02, metadata={"ge": 0})
+    regress_tolerance: float = field(default=0.02, metadata={"ge": 0})
+    memory: int = field(default=20, metadata={"ge": 1})
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """One episode in the buffer: inputs (T, .), chunks (T, horizon * columns), weights (T,)."""
+
+    iteration: int
+    inputs: torch.Tensor
+    chunks: torch.Tensor
+    weights: np.ndarray
+
+
+class FlowRefinement:
+    """Owns a policy of its own; the one that drives the robot is another process's."""
+
+    def __init__(self, config: RefinementConfig, policy: FlowPolicy, seed: int):
+        self.config, self.policy = config, policy
+        self._rng = np.random.default_rng([seed, 17])
+        self._generator = torch.Generator().manual_seed(seed)
+        self._buffer: list[_Kept] = []
+        self._gate = Gate(config.gate.episodes, config.gate.confidence)
+        self._parameters = [value for name, value in policy.network.named_parameters() if name in policy.trainable_state()]
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=1e-4)
+        self._demonstrations = policy.replay()
+        # Snapshots of the gate: which update made the weights in force, and the best ones.
+        self._updates = 0
+        self._current = 0
+        self._states = {0: policy.trainable_state()}
+
+    @classmethod
+    def load(cls, config: dict[str, Any], policy: Any, seed: int) -> FlowRefinement:
+        """Raises ConfigError for a bad key or a policy that is not a flow policy."""
+        if not isinstance(policy, FlowPolicy):
+            raise ConfigError(f"learner 'flow_refinement' needs a flow policy (network, encode, replay); '{type(policy).__name__}' is none")
+        return cls(parse(RefinementConfig, config, "config/learners/flow_refinement.yaml"), policy, seed)
+
+    def update(self, rollouts: list[Rollout], iteration: int) -> UpdateReport:
+        judged = [rollout for rollout in rollouts if rollout.outcome in ("success", "failure", "timeout")]
+        successes = sum(rollout.outcome == "success" for rollout in judged)
+        unlabelled = self._remember(judged, iteration)
+        metrics = {
+            "episodes": float(len(judged)),
+            "reward_success_rate": successes / max(len(judged), 1),
+            "unlabelled_steps": float(unlabelled),
+            "buffer_decisions": float(sum(kept.weights.sum() for kept in self._buffer)),
+        }
+        back, said = self._gate.judge(self._current, successes, len(judged))
+        if back:
+            self._restore(self._gate.best)
+        loss = self._train()
+        if loss is None:
+            return UpdateReport(back, f"{said}; nothing to learn from: no episode was judged successful", metrics)
+        metrics["loss"] = loss
+        if not math.isfinite(loss):
+            self._restore(self._gate.best)
+            return UpdateReport(False, f"loss is {loss}: update undone", metrics)
+        self._updates += 1
+        self._current = self._updates
+        self._states = {self._gate.best: self._states[self._gate.best], self._current: self.policy.trainable_state()}
+        return UpdateReport(True, said, metrics)
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        return self.policy.trainable_state()
+
+    def _restore(self, key: int) -> None:
+        self.policy.load_trainable_state(self._states[key])
+        self._current = key
+        self._optimiser = torch.optim.AdamW(self._parameters, lr=self.config.learning_rate, weight_decay=1e-4)
+
+    def _remember(self, rollouts: list[Rollout], iteration: int) -> int:
+        unlabelled = 0
+        for rollout in rollouts:
+            weighting = weigh(rollout, self.config.regress_tolerance)
+            unlabelled += weighting.unlabelled
+            if weighting.weights.sum() == 0:
+                continue
+            inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
+            state, actions = torch.from_numpy(rollout.proprioception).float(), torch.from_numpy(rollout.actions).float()
+            with torch.no_grad():
+                chunks = self.policy.network.normalise(actions, state)
+            self._buffer.append(_Kept(iteration, inputs, chunks, weighting.weights))
+        self._buffer = [kept for kept in self._buffer if kept.iteration > iteration - self.config.memory]
+        return unlabelled
+
+    def _train(self) -> float | None:
+        """Mean loss of the last tenth of the steps; None where the buffer holds nothing of weight."""
+        if not self._buffer:
+            return None
+        config, network = self.config, self.policy.network
+        inputs, chunks = torch.cat([kept.inputs for kept in self._buffer]), torch.cat([kept.chunks for kept in self._buffer])
+        weights = np.concatenate([kept.weights for kept in self._buffer])
+        replayed = round(config.batch * config.demonstration_share) if self._demonstrations is not None else 0
+        losses = []
+        network.train()
+        for step in range(config.steps):
+            rate = config.learning_rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate
+            index = torch.from_numpy(self._rng.choice(len(weights), config.batch - replayed, p=weights / weights.sum()))
+            seen, wanted = inputs[index], chunks[index]
+            if self._demonstrations is not None and replayed:
+                index = torch.from_numpy(self._rng.integers(0, len(self._demonstrations[0]), replayed))
+                seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
+            seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator)
+            noise = torch.randn(wanted.shape, generator=self._generator)
+            time = torch.rand(len(wanted), generator=self._generator) ** 1.5
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = network.loss(seen, wanted, noise, time).mean()
+            self._optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+            self._optimiser.step()
+            losses.append(float(loss.detach()))
+        network.eval()
+        return float(np.mean(losses[-max(config.steps // 10, 1) :]))

@@ -1,0 +1,199 @@
+"""The refinement learner: what it imitates, what it leaves out, when it goes back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from learner_node.gate import Gate, Tally, worse
+from learner_node.refinement import FlowRefinement
+from learner_node.weighting import weigh
+from whetstone.contracts import FlowPolicy, Learner, Rollout
+from whetstone.errors import ConfigError
+
+
+class TinyNetwork(nn.Module):
+    """A flow over one-row chunks of two columns, conditioned on nothing but one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1 + 2 + 1, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+
+    def velocity(self, inputs, chunk, time):
+        return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
+
+    def loss(self, inputs, chunk, noise, time):
+        mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
+        return (self.velocity(inputs, mixed, time) - (chunk - noise)).square().mean(-1)
+
+    def sample(self, inputs, noise, steps):
+        chunk = noise
+        for step in range(steps):
+            chunk = chunk + self.velocity(inputs, chunk, torch.full((len(noise),), step / steps)) / steps
+        return chunk
+
+    def normalise(self, actions, proprioception):
+        return actions.flatten(1)
+
+    def denormalise(self, chunk, proprioception):
+        return chunk[:, None, :]
+
+
+class TinyPolicy:
+    spec = None
+
+    def __init__(self, demonstrations: int = 64):
+        torch.manual_seed(0)
+        self.network = TinyNetwork()
+        self._demonstrations = (torch.zeros(demonstrations, 1), torch.zeros(demonstrations, 2)) if demonstrations else None
+
+    @classmethod
+    def load(cls, config, profile, device="cpu"):
+        return cls()
+
+    def reset(self, instruction, seed, greedy): ...
+
+    def act(self, observation): ...
+
+    def encode(self, images, proprioception, actions, instruction):
+        return torch.zeros(len(proprioception), 1)
+
+    def replay(self):
+        return self._demonstrations
+
+    def trainable_state(self):
+        return {name: value.detach().numpy().copy() for name, value in self.network.named_parameters()}
+
+    def load_trainable_state(self, state):
+        with torch.no_grad():
+            for name, value in self.network.named_parameters():
+                value.copy_(torch.from_numpy(state[name]))
+
+    def mean(self) -> np.ndarray:
+        with torch.no_grad():
+            noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(1))
+            return self.network.sample(torch.zeros(512, 1), noise, 10).mean(0).numpy()
+
+
+def rollout(outcome: str, action: tuple[float, float], progress=(0.0, 0.3, 0.6, 1.0), seed: int = 0) -> Rollout:
+    count = len(progress) - 1
+    return Rollout(
+        episode_id=f"train-{seed}",
+        iteration=0,
+        task="pick_and_place",
+        instruction="put the red cube in the tray",
+        seed=seed,
+        outcome=outcome,
+        reason="",
+        stamps=np.arange(count, dtype=np.int64),
+        images={},
+        proprioception=np.zeros((count, 2), np.float32),
+        actions=np.tile(np.array(action, np.float32), (count, 1, 1)),
+        latents=None,
+        log_probabilities=np.full(count, np.nan, np.float32),
+        policy_versions=np.zeros(count, np.uint64),
+        rewards={"progress": np.array(progress, np.float32)},
+    )
+
+
+def learner(seed: int = 0, **settings) -> FlowRefinement:
+    policy = TinyPolicy(settings.pop("demonstrations", 64))
+    return FlowRefinement.load({"steps": 150, "batch": 64, **settings}, policy, seed)
+
+
+def test_it_is_a_learner_and_asks_for_a_flow_policy():
+    assert isinstance(TinyPolicy(), FlowPolicy)
+    assert isinstance(learner(), Learner)
+    with pytest.raises(ConfigError, match="flow policy"):
+        FlowRefinement.load({}, object(), 0)
+    with pytest.raises(ConfigError, match="stepps"):
+        FlowRefinement.load({"stepps": 3}, TinyPolicy(), 0)
+
+
+def test_it_moves_towards_successes_and_not_towards_failures():
+    taught = learner(demonstrations=0)
+    episodes = [rollout("success", (1.0, -1.0), seed=i) for i in range(4)] + [
+        rollout("timeout", (-3.0, 3.0), seed=9 + i) for i in range(12)
+    ]
+    for iteration in range(3):
+        report = taught.update(episodes, iteration)
+        assert report.deploy
+    assert np.allclose(taught.policy.mean(), (1.0, -1.0), atol=0.3)
+    assert report.metrics["reward_success_rate"] == 0.25
+
+
+def test_demonstrations_are_replayed():
+    alone, beside = learner(demonstrations=0), learner(demonstrations=64, demonstration_share=0.5)
+    for one in (alone, beside):
+        for iteration in range(3):
+            one.update([rollout("success", (1.0, 1.0), seed=i) for i in range(6)], iteration)
+    assert np.linalg.norm(beside.policy.mean() - 0.5) < np.linalg.norm(alone.policy.mean() - 0.5)
+
+
+def test_without_a_success_nothing_changes():
+    taught = learner()
+    before = taught.trainable_state()
+    report = taught.update([rollout("timeout", (1.0, 1.0), seed=i) for i in range(6)], 0)
+    assert not report.deploy and "no episode" in report.reason
+    assert all(np.array_equal(before[name], value) for name, value in taught.trainable_state().items())
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    states = []
+    for seed in (1, 1, 2):
+        taught = learner(seed)
+        taught.update([rollout("success", (1.0, 1.0), seed=i) for i in range(3)], 0)
+        states.append(taught.trainable_state())
+    assert all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
+    assert any(not np.array_equal(states[0][name], states[2][name]) for name in states[0])
+
+
+def test_unlabelled_decisions_are_left_out_and_counted():
+    weighting = weigh(rollout("success", (0, 0), progress=(0.0, np.nan, 0.6, 1.0)), 0.02)
+    assert weighting.unlabelled == 2
+    assert weighting.weights.tolist() == [0, 0, 1]
+    report = learner().update([rollout("success", (1, 1), progress=(0.0, np.nan, 0.6, 1.0))], 0)
+    assert report.metrics["unlabelled_steps"] == 2
+
+
+def test_a_chunk_that_loses_progress_is_not_imitated():
+    assert weigh(rollout("success", (0, 0), progress=(0.3, 0.1, 0.6, 1.0)), 0.02).weights.tolist() == [0, 1, 1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(0, 1, width=32) | st.just(float("nan")), min_size=2, max_size=12), st.sampled_from(["success", "timeout", "failure"])
+)
+def test_only_labelled_chunks_of_successes_have_weight(progress, outcome):
+    weighting = weigh(rollout(outcome, (0, 0), progress=tuple(progress)), 0.02)
+    gain = np.diff(np.float32(progress).astype(float))
+    assert weighting.unlabelled == np.isnan(gain).sum()
+    if outcome != "success":
+        assert not weighting.weights.any()
+    assert not weighting.weights[np.isnan(gain)].any()
+
+
+def test_the_gate_goes_back_only_beyond_chance():
+    assert not worse(Tally(32, 18), Tally(32, 22), 0.95)
+    assert worse(Tally(32, 8), Tally(32, 24), 0.95)
+    gate = Gate(24, 0.95)
+    assert gate.judge(0, 20, 32)[0] is False
+    assert gate.judge(1, 26, 32)[0] is False and gate.best == 1
+    back, said = gate.judge(2, 6, 32)
+    assert back and "rolled back" in said
+
+
+def test_a_collapse_is_rolled_back_to_the_best_weights():
+    taught = learner(gate={"episodes": 8, "confidence": 0.95})
+    good = [rollout("success", (1.0, 1.0), seed=i) for i in range(10)]
+    taught.update(good, 0)
+    taught.update(good, 1)
+    best = {name: value.copy() for name, value in taught._states[taught._gate.best].items()}
+    report = taught.update([rollout("timeout", (1.0, 1.0), seed=i) for i in range(10)], 2)
+    assert "rolled back" in report.reason
+    assert taught._gate.best in taught._states
+    assert all(np.array_equal(best[name], taught._states[taught._gate.best][name]) for name in best)
