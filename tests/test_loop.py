@@ -16,8 +16,10 @@ from graph import install_stand_ins
 
 from robot_bringup.command import executable
 from whetstone.store import RolloutStore
+from whetstone.task import load_task
 
-EPISODES, ITERATIONS, STEPS, EXECUTE = 2, 2, 100, 3
+EPISODES, ITERATIONS, EXECUTE = 2, 2, 3
+STEPS = load_task("pick_and_place", "so100").max_steps
 
 
 def refine(tmp_path, name: str, domain: int):

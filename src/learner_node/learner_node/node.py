@@ -63,7 +63,8 @@ class Parameters:
 
     weights: snapshot (.safetensors) to start from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts.
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
-    are joined to the nearest stamp within half a period. device: torch device of the policy copy. threads: of torch, while updating.
+    are joined to the nearest stamp within half a period. device: torch device of the policy copy. threads: of torch, while
+    updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty times slower.
     """
 
     robot: str
@@ -76,7 +77,7 @@ class Parameters:
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
     realtime: bool = False
     device: str = "cpu"
-    threads: int = field(default=2, metadata={"ge": 1})
+    threads: int = field(default=1, metadata={"ge": 1})
 
 
 class LearnerNode(WhetstoneNode[Parameters]):

@@ -126,7 +126,8 @@ class FlowRefinement:
             if weighting.weights.sum() == 0:
                 continue
             inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
-            state, actions = torch.from_numpy(rollout.proprioception).float(), torch.from_numpy(rollout.actions).float()
+            state = torch.from_numpy(rollout.proprioception).float().to(inputs.device)
+            actions = torch.from_numpy(rollout.actions).float().to(inputs.device)
             with torch.no_grad():
                 chunks = self.policy.network.normalise(actions, state)
             self._buffer.append(_Kept(iteration, inputs, chunks, weighting.weights))
@@ -152,10 +153,10 @@ class FlowRefinement:
             if self._demonstrations is not None and replayed:
                 index = torch.from_numpy(self._rng.integers(0, len(self._demonstrations[0]), replayed))
                 seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
-            seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator)
-            noise = torch.randn(wanted.shape, generator=self._generator)
-            time = torch.rand(len(wanted), generator=self._generator) ** 1.5
-            with torch.autocast("cpu", torch.bfloat16):
+            seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
+            noise = torch.randn(wanted.shape, generator=self._generator).to(wanted.device)
+            time = torch.rand(len(wanted), generator=self._generator).to(wanted.device) ** 1.5
+            with torch.autocast(wanted.device.type, torch.bfloat16):
                 loss = network.loss(seen, wanted, noise, time).mean()
             self._optimiser.zero_grad()
             loss.backward()

@@ -136,7 +136,7 @@ class FlowVLAPolicy:
             or stored["chunks"].shape[1] != self.config.horizon * self.columns
         ):
             raise AssetError(f"{path.name}: made for another policy; make it again with `make assets`")
-        return stored["inputs"].float(), stored["chunks"].float()
+        return stored["inputs"].float().to(self.device), stored["chunks"].float().to(self.device)
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Everything but the text encoder and the data statistics."""

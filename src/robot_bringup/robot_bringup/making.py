@@ -40,9 +40,10 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage("demonstrations", "robot_bringup.demonstrate", ("robot:={robot}", "out:={data}")),
     Stage("vision encoder", "policy_node.train_vision", ("robot:={robot}", "data:={data}", "out:={out}")),
-    Stage("reward model", "reward_node.sarm2.train", ("robot:={robot}", "data:={data}/{robot}", "out:={out}")),
     Stage("localiser", "policy_node.localiser", ("robot:={robot}", "data:={data}", "out:={out}")),
     Stage("base policy", "policy_node.imitate", ("robot:={robot}", "data:={data}", "out:={out}")),
+    Stage("rollouts", "robot_bringup.collect", ("robot:={robot}", "out:={data}/../rollouts")),
+    Stage("reward model", "reward_node.sarm2.train", ("robot:={robot}", "data:={data}/{robot},{data}/../rollouts/{robot}", "out:={out}")),
 )
 
 

@@ -111,8 +111,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_REFINE),
     Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
     Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
-    Argument("iterations", "12", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
-    Argument("episodes", "16", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
+    Argument("iterations", "10", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
+    Argument("episodes", "32", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
     Argument(
         "development_episodes", "20", "episodes per mode that choose the base's deployment", "integer", low=0, high=1000, modes=_REFINE
@@ -218,6 +218,13 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "weights": values.get("weights", ""),
     }
     every = contents["reward"].get("every", 0) if mode == "refine" else 0
+    execute = contents["policy"].get("execute", 0) if mode == "refine" else 0
+    if every and execute and execute % every:
+        # Rewards are joined to decisions by stamp: those that fall between two scores would stay unlabelled.
+        raise ConfigError(
+            f"{config.show(files['reward'])}: key 'every' is {every}, but the policy decides every {execute} control steps "
+            f"('execute' in {config.show(files['policy'])}); 'every' must divide it"
+        )
     specific: dict[str, tuple[str, str, dict[str, Any]]] = {
         "simulator": (
             "robot_bringup",

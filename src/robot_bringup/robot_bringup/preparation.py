@@ -136,9 +136,9 @@ def configuration_hash(plan: Plan) -> str:
 
 
 def assets_table() -> dict[str, str]:
-    """assets/ file -> first 12 hex digits of its sha256."""
+    """Weights in assets/ -> first 12 hex digits of their sha256; a model card says nothing new of a run."""
     folder = config.root() / "assets"
-    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in paths}
 
 

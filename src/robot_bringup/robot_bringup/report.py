@@ -141,10 +141,11 @@ def _success(found: dict[str, list[dict[str, Any]]]) -> str:
         low, high = wilson(successes, len(lines))
         steps = [line["steps"] for line in lines if line["success"]]
         cells = [f"{successes} of {len(lines)}", f"{100 * low:.0f} to {100 * high:.0f} %", f"{np.mean(steps):.0f}" if steps else ""]
-        seeds = f"{lines[0]['seed']} to {lines[-1]['seed']}"
-        table.append([_NAMES.get(label, label.replace("_", " ")), *cells, seeds])
+        span = f"{lines[0]['seed']} to {lines[-1]['seed']}"
+        table.append([_NAMES.get(label, label.replace("_", " ")), *cells, span])
     best = results.best_mode(found)
-    note = f"<p>The base policy's better mode on the development seeds is <b>{best}</b>; that is the base to beat.</p>" if best else ""
+    seeds = "development" if f"base_{best}_development" in found else "test"
+    note = f"<p>The base policy's better mode on the {seeds} seeds is <b>{best}</b>; that is the base to beat.</p>" if best else ""
     heading = ["policy", "successes", "95 % interval", "mean steps to success", "seeds"]
     return f"<h2>Success on held-out episodes, by ground truth</h2>{chart}{note}{_table(heading, table)}"
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from robot_bringup import schedule
 from robot_bringup.plan import ARGUMENTS, ENDLESS, MODES, arguments_of, help_text, plan, resolve
+from whetstone import config
 from whetstone.errors import AssetError, ConfigError
 
 GOOD = {"policy": "still", "reward": "constant"}
@@ -171,3 +172,11 @@ def test_any_text_gives_a_value_or_one_line(root, name, text):
         plan("refine", {**GOOD, name: text})
     except (ConfigError, AssetError) as error:
         assert "\n" not in str(error).strip()
+
+
+def test_a_reward_that_misses_the_decisions_is_refused(tmp_path):
+    text = config.find("rewards", "constant").read_text().replace("every: 4", "every: 5")
+    file = tmp_path / "sparse.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"key 'every' is 5, but the policy decides every 8"):
+        plan("refine", {"reward": str(file)})

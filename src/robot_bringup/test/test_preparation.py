@@ -89,7 +89,7 @@ def test_configuration_hash_follows_results_and_not_places(root, tmp_path):
     assert base == of(run_dir=str(tmp_path / "x"), domain_id="9")
     assert base != of(iterations="3")
     (root / "assets").mkdir()
-    (root / "assets" / "a").write_text("1")
+    (root / "assets" / "a.safetensors").write_text("1")
     assert base != of()
     (root / "config" / "rewards" / "constant.yaml").write_text("plugin: constant\nevery: 6\n")
     assert len({base, of()}) == 2

@@ -90,6 +90,7 @@ class VisionEncoder(nn.Module):
         Raises InputError naming the camera that is missing or has another size than IMAGE_SIZE.
         """
         tensors = {}
+        device = next(self.parameters()).device
         for camera in CAMERAS:
             if camera not in images:
                 raise InputError(f"camera '{camera}' is missing; the vision encoder needs {', '.join(CAMERAS)}")
@@ -98,5 +99,5 @@ class VisionEncoder(nn.Module):
                 raise InputError(
                     f"camera '{camera}': images are {array.shape[1:]} {array.dtype}, the vision encoder needs {(*IMAGE_SIZE, 3)} uint8"
                 )
-            tensors[camera] = torch.from_numpy(np.require(array, requirements=["C", "W"])).permute(0, 3, 1, 2).float() / 255
+            tensors[camera] = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device).permute(0, 3, 1, 2).float() / 255
         return self(tensors)

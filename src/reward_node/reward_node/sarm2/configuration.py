@@ -22,7 +22,7 @@ class NetworkSettings:
     top: int = 2
     expert_width: int = 96
     recent: int = 6
-    dropout: float = 0.1
+    dropout: float = 0.2
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -49,7 +49,7 @@ class LossSettings:
 class TrainingSettings:
     """How it is trained. rewind, pause, wrong_instruction and late are probabilities per window."""
 
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 192
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -58,7 +58,7 @@ class TrainingSettings:
     pause: float = 0.2
     wrong_instruction: float = 0.2
     late: float = 0.3
-    feature_noise: float = 0.05
+    feature_noise: float = 0.8
     held_out: float = 0.15
 
 

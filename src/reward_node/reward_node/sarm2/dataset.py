@@ -19,9 +19,15 @@ from tqdm import tqdm
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.losses import UNKNOWN, Labels
 from reward_node.sarm2.windows import forward_window, pause, rewind
-from whetstone.demonstrations import Demonstration
+from whetstone.demonstrations import Demonstration, load_demonstrations
 
 ENCODE_BATCH = 64
+
+
+def load_episodes(folders: str, robot: str) -> list[Demonstration]:
+    """Episodes of the folders (joined by commas): the experts' and, so that it knows their faults too, the base policy's."""
+    given = folders or f"build/demonstrations/{robot},build/rollouts/{robot}"
+    return [episode for folder in given.split(",") for episode in load_demonstrations(folder)]
 
 
 def split(demonstrations: Sequence[Demonstration], share: float, seed: int) -> tuple[list[Demonstration], list[Demonstration]]:

@@ -1,4 +1,4 @@
-"""Judge SARM2 on held-out episodes: `python -m reward_node.sarm2.evaluate robot:=franka data:=build/demonstrations/franka`.
+"""Judge SARM2 on held-out episodes: `python -m reward_node.sarm2.evaluate robot:=franka`.
 
 Role: plays held-out episodes through the reward model as the node would, frame by frame, and says how good it is. Writes
 results/reward-<robot>.json. Ground truth is read here to judge, never to score. Does not depend on ROS.
@@ -23,11 +23,11 @@ from tqdm import tqdm
 from reward_node.arguments import parse_arguments, run
 from reward_node.metrics import expected_calibration_error, first_run, roc_auc, value_order_correlation
 from reward_node.sarm2.configuration import SARM2Settings
-from reward_node.sarm2.dataset import frame_stride, split
+from reward_node.sarm2.dataset import frame_stride, load_episodes, split
 from reward_node.sarm2.reward import Encode, SARM2Reward
 from whetstone.assets import asset_path
 from whetstone.config import find, load_yaml
-from whetstone.demonstrations import Demonstration, load_demonstrations
+from whetstone.demonstrations import Demonstration
 
 ARGUMENTS = {"robot": "franka", "data": "", "reward": "sarm2", "results": "results", "seed": "0"}
 
@@ -264,6 +264,7 @@ def write_card(
     """The model card beside the weights."""
     tasks = sorted({demonstration.task for demonstration in demonstrations})
     wins = sum(bool(demonstration.success) for demonstration in demonstrations)
+    rollouts = sum(demonstration.kind == "rollout" for demonstration in demonstrations)
     network = settings.network
     path.write_text(f"""# Reward model SARM2, {robot}
 
@@ -275,8 +276,8 @@ It gives progress and completion; the contrastive signal compares progress over 
 dead zone of {settings.contrastive.dead_zone}.
 
 **Made by** `{command}` in {seconds:.0f} CPU seconds on one thread, from {len(demonstrations)} simulated episodes ({wins} successes,
-{len(demonstrations) - wins} failures) of {", ".join(tasks)}, of which {len(held_out)} were held out. Labels came from the simulator
-and are used in training only.
+{len(demonstrations) - wins} failures) of {", ".join(tasks)}: scripted experts with faults and {rollouts} episodes of the base policy,
+whose faults are its own. {len(held_out)} of them were held out. Labels came from the simulator and are used in training only.
 
 **Held-out figures**, through the same path as the node. VOC is the rank correlation of progress with time up to two scored frames
 after the task was done. Success is declared as in the configuration (completion >= {settings.success.threshold} on
@@ -286,7 +287,8 @@ the first frame. AUC uses the mean of the last 3 scores.
 {table(rows)}
 
 **Limits.** Rendered images of these scenes only; on a real robot train it on that robot's recordings. It knows the tasks named
-above: under other words its scores mean nothing.
+above: under other words its scores mean nothing. It has seen the faults of the base policy: for another one, record its episodes and
+train again.
 """)
 
 
@@ -296,7 +298,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     config = load_yaml(find("rewards", values["reward"]))
     reward = SARM2Reward.from_file(config, robot, asset_path(str(config["weights"]).format(robot=robot)))
-    _, held_out = split(load_demonstrations(values["data"] or f"build/demonstrations/{robot}"), reward.settings.training.held_out, seed)
+    _, held_out = split(load_episodes(values["data"], robot), reward.settings.training.held_out, seed)
     scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
     rows = figures(reward, robot, held_out, scored, seed)
     command = f"python -m reward_node.sarm2.evaluate robot:={robot} seed:={seed}"

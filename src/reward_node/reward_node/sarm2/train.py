@@ -1,4 +1,4 @@
-"""Train SARM2 for one robot: `python -m reward_node.sarm2.train robot:=franka data:=build/demonstrations/franka out:=assets`.
+"""Train SARM2 for one robot: `python -m reward_node.sarm2.train robot:=franka out:=assets`.
 
 Role: the training loop, the weights file, the model card. Writes <out>/reward_<robot>.safetensors, .md and
 results/reward-<robot>.json. One thread, a few minutes. Does not depend on ROS.
@@ -18,11 +18,10 @@ from tqdm import tqdm
 
 from reward_node.arguments import parse_arguments, run
 from reward_node.sarm2.configuration import SARM2Settings
-from reward_node.sarm2.dataset import Windows, split
+from reward_node.sarm2.dataset import Windows, load_episodes, split
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
 from whetstone.config import find, load_yaml, parse, show
-from whetstone.demonstrations import load_demonstrations
 
 ARGUMENTS = {"robot": "franka", "data": "", "out": "assets", "reward": "sarm2", "results": "results", "seed": "0"}
 
@@ -77,7 +76,7 @@ def main(arguments: list[str]) -> None:
     source = find("rewards", values["reward"])
     config = load_yaml(source)
     settings = parse(SARM2Settings, config, show(source))
-    demonstrations = load_demonstrations(values["data"] or f"build/demonstrations/{robot}")
+    demonstrations = load_episodes(values["data"], robot)
     encoder = VisionEncoder.load(robot)
     training, held_out = split(demonstrations, settings.training.held_out, seed)
     print(f"{len(training)} episodes to train on, {len(held_out)} held out")

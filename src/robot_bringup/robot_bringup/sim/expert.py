@@ -24,7 +24,8 @@ class Faults:
     aim: standard deviation (in cube edges) of where it grasps, drawn once per try. jitter: standard deviation (m) of a slowly
     varying error of the hand's path. speed: range of the episode's speed factor. pause: chance per step to stop for a while.
     blind: goes on without noticing a missed grasp. miss: aims this many cube edges beside the cube (the first time only, unless
-    blind). drop: opens the hand on the way. stray: lets go this many tray edges beside the goal. other: takes the other cube. stop: stops after this share
+    blind). drop: opens the hand on the way. stray: lets go this many tray edges beside the goal. other: takes the
+    other cube. stop: stops after this share
     of max_steps.
     """
 
@@ -64,7 +65,7 @@ class Expert:
         self._opening = self._open_opening
         self._phase, self._since, self._pausing, self._step = "start", 0, 0, 0
         self._yaw: float | None = None
-        self._drop_at = self._rng.uniform(0.25, 0.7)
+        self._drop_at = self._rng.uniform(0.55, 0.85)
         cube = task.scene["cube"]
         self._cube = {"red_cube": "blue_cube", "blue_cube": "red_cube"}[cube] if faults.other else cube
         self._new_aim()
@@ -95,7 +96,8 @@ class Expert:
         gap = waypoint - self._position
         distance = float(np.linalg.norm(gap))
         # Speed changes by no more than a hand's acceleration: a command that the guard must cut is a bad example.
-        wanted = gap / max(distance, 1e-9) * min(self._stride, float(np.sqrt(2 * self._ramp * distance)), distance)
+        stride = self._stride * (0.4 if self._phase == "push" else 1.0)
+        wanted = gap / max(distance, 1e-9) * min(stride, float(np.sqrt(2 * self._ramp * distance)), distance)
         change = wanted - self._velocity
         size = float(np.linalg.norm(change))
         self._velocity = self._velocity + change * min(1.0, self._ramp / max(size, 1e-9))
@@ -137,15 +139,18 @@ class Expert:
                 self._enter("push")
             return target
         if self._phase == "push":
-            side = np.linalg.norm((self._position[:2] - cube) - ((self._position[:2] - cube) @ direction) * direction)
+            offset = self._world.end_effector[:2] - cube  # where the hand is, not where it was sent: it lags
+            side = float(np.linalg.norm(offset - (offset @ direction) * direction))
             reached = np.linalg.norm(mark - cube) < self._scene.mark * 0.6
             if reached:
                 self._enter("up")
-            elif (side > self._scene.cube * 0.6 or self._since > 50) and not self._faults.blind:
+            elif (side > self._scene.cube * 0.6 or self._since > 80) and not self._faults.blind:
                 self._new_aim()
                 self._enter("lift")
-            overshoot = self._faults.stray * self._scene.tray
-            return np.append(cube + direction * (min(0.02, float(np.linalg.norm(mark - cube))) - self._scene.cube * 0.7 + overshoot), low)
+            # Forward only as far as the hand is behind the cube: pushed off centre, a cube leaves sideways.
+            left = float(np.linalg.norm(mark - cube))
+            forward = min(0.03, left) * max(0.0, 1 - side / (0.4 * self._scene.cube)) + self._faults.stray * self._scene.tray
+            return np.append(cube + direction * (forward - self._scene.cube * 0.75), low)
         target = np.append(self._position[:2], high)
         if self._phase == "lift" and self._near(target, 0.02):
             self._enter("start")
