@@ -165,10 +165,16 @@ class Graph:
         return f"{node}: " + (self.tmp_path / f"{node}.log").read_text()
 
     def close(self) -> None:
+        # Asked before it is killed: a killed participant leaves its shared-memory ports locked, and later ones stumble over them.
         for process in self.processes.values():
             if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
                 process.kill()
-            process.wait()
+                process.wait()
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)

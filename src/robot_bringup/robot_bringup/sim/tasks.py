@@ -219,12 +219,14 @@ class Carry:
         cube = world.cube(self._cube)
         offset = cube - self._target()
         near = scene.cube * 0.6
+        over = bool(np.linalg.norm(offset[:2]) < (scene.tray / 2 if self._destination == "tray" else scene.cube * 0.6))
         if world.held(self._cube):
             carried = 1 - np.clip(np.linalg.norm(offset[:2]) / self._first_carry, 0, 1)
             lift = np.clip((cube[2] - scene.cube / 2) / scene.cube, 0, 1)
-            over = np.linalg.norm(offset[:2]) < (scene.tray / 2 if self._destination == "tray" else scene.cube * 0.6)
             lowered = np.clip(1 - offset[2] / (3 * scene.cube), 0, 1) if over else 0.0
             return Truth(False, 1, 2, float(0.35 + 0.05 * lift + 0.4 * carried + 0.12 * lowered), "place" if over else "transport")
+        if over and offset[2] > -scene.cube * 0.2 and self._destination == "tray":
+            return Truth(False, 1, 2, 0.9, "place")  # leaving the hand, or not yet at rest
         distance = float(np.linalg.norm(world.end_effector - cube))
         reach = 1 - np.clip((distance - near) / (self._first_reach - near), 0, 1)
         return Truth(False, 0, 2, float(0.3 * reach), "grasp" if distance < 2 * near else "reach")
