@@ -42,11 +42,16 @@ for _whetstone_dir in "$_whetstone_root"/.venv/lib/python3*/site-packages; do
 done
 
 if [ -f "$_whetstone_root/install/local_setup.sh" ]; then
+  # colcon's script reads variables that may be unset, which a caller under `set -u` (make is one) would not survive.
+  case $- in *u*) _whetstone_nounset=1 ;; *) _whetstone_nounset= ;; esac
+  set +u
   if [ -n "${ZSH_VERSION:-}" ]; then
     . "$_whetstone_root/install/local_setup.zsh"
   else
     . "$_whetstone_root/install/local_setup.bash"
   fi
+  if [ -n "$_whetstone_nounset" ]; then set -u; fi
+  unset _whetstone_nounset
   # The `whetstone` command; ROS keeps its executables in lib/<package>, which is on nobody's PATH.
   _whetstone_prepend PATH "$_whetstone_root/scripts/bin"
 fi
