@@ -6,7 +6,6 @@ Role: `python -m policy_node.imitate robot:=franka data:=build/demonstrations ou
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from tqdm import tqdm
 from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
 from policy_node.localiser import Localiser
 from whetstone import config
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.demonstrations import Demonstration, load_demonstrations
-from whetstone.errors import WhetstoneError
+from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
 
@@ -95,27 +95,19 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     return policy
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
-    try:
-        robot, counts = given.get("robot", "franka"), {}
-        for item in given.get("demonstrations", DEMONSTRATIONS.format(carrying=CARRYING.get(robot, 9))).split(","):
-            task, _, count = item.partition("=")
-            counts[task] = int(count)
-        policy = imitate(
-            robot,
-            Path(given.get("data", "build/demonstrations")),
-            Path(given.get("out", "assets")),
-            int(given.get("steps", "3000")),
-            counts,
-            int(given.get("seed", "0")),
-        )
-    except (WhetstoneError, ValueError) as error:
-        print(f"imitate: {error}", file=sys.stderr)
-        return 2
-    print(f"policy for {policy.profile.name}: {sum(p.numel() for p in policy.network.parameters())} parameters, {policy.spec.config_hash}")
-    return 0
+def main(arguments: list[str]) -> None:
+    defaults = {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "3000", "demonstrations": "", "seed": "0"}
+    given = parse_arguments(arguments, defaults)
+    robot = given["robot"]
+    counts = {}
+    for item in (given["demonstrations"] or DEMONSTRATIONS.format(carrying=CARRYING.get(robot, 9))).split(","):
+        task, _, count = item.partition("=")
+        if not count.isdigit():
+            raise ConfigError(f"argument demonstrations:= wants task=count,task=count; '{item}' is not of that form")
+        counts[task] = int(count)
+    policy = imitate(robot, Path(given["data"]), Path(given["out"]), integer(given, "steps"), counts, integer(given, "seed"))
+    print(f"policy for {robot}: {sum(p.numel() for p in policy.network.parameters())} parameters, {policy.spec.config_hash}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

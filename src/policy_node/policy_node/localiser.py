@@ -7,7 +7,6 @@ also learn the arm's kinematics to the millimetre; this network has them. Depend
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from torch import nn
 from tqdm import tqdm
 
 from policy_node.train_vision import HELD_OUT, targets_of
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.assets import asset_path
 from whetstone.demonstrations import STATE_NAMES, load_demonstrations
-from whetstone.errors import AssetError, WhetstoneError
+from whetstone.errors import AssetError
 from whetstone.vision import VisionEncoder
 
 BATCH = 512
@@ -112,23 +112,11 @@ def train(robot: str, data: Path, out: Path, steps: int, seed: int) -> dict[str,
     return dict(zip(names, (float(value) for value in median), strict=True))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
-    robot = given.get("robot", "franka")
-    try:
-        errors = train(
-            robot,
-            Path(given.get("data", "build/demonstrations")),
-            Path(given.get("out", "assets")),
-            int(given.get("steps", "5000")),
-            int(given.get("seed", "0")),
-        )
-    except WhetstoneError as error:
-        print(f"localiser: {error}", file=sys.stderr)
-        return 2
-    print(f"{robot} held-out median error: " + ", ".join(f"{name} {value:.4f}" for name, value in errors.items()))
-    return 0
+def main(arguments: list[str]) -> None:
+    given = parse_arguments(arguments, {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "5000", "seed": "0"})
+    errors = train(given["robot"], Path(given["data"]), Path(given["out"]), integer(given, "steps"), integer(given, "seed"))
+    print(f"{given['robot']} held-out median error: " + ", ".join(f"{name} {value:.4f}" for name, value in errors.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

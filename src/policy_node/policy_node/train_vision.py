@@ -6,7 +6,6 @@ demonstrations (positions of objects and hand), which only training sees. Does n
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.demonstrations import STATE_NAMES, Demonstration, load_demonstrations
-from whetstone.errors import WhetstoneError
 from whetstone.vision import CAMERAS, VisionEncoder
 
 BATCH = 48
@@ -114,23 +113,11 @@ def train(robot: str, data: Path, out: Path, steps: int, seed: int) -> dict[str,
     return dict(zip(names, (float(value) for value in median)))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
-    robot = given.get("robot", "franka")
-    try:
-        errors = train(
-            robot,
-            Path(given.get("data", "build/demonstrations")),
-            Path(given.get("out", "assets")),
-            int(given.get("steps", "4000")),
-            int(given.get("seed", "0")),
-        )
-    except WhetstoneError as error:
-        print(f"train_vision: {error}", file=sys.stderr)
-        return 2
-    print(f"{robot} held-out median error: " + ", ".join(f"{name} {value:.4f}" for name, value in errors.items()))
-    return 0
+def main(arguments: list[str]) -> None:
+    given = parse_arguments(arguments, {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "4000", "seed": "0"})
+    errors = train(given["robot"], Path(given["data"]), Path(given["out"]), integer(given, "steps"), integer(given, "seed"))
+    print(f"{given['robot']} held-out median error: " + ", ".join(f"{name} {value:.4f}" for name, value in errors.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

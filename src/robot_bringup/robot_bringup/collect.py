@@ -7,7 +7,6 @@ depend on ROS.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ from tqdm import tqdm
 from robot_bringup.offline import TRUTH_FRAMES
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.contracts import Observation, Policy
 from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
-from whetstone.errors import WhetstoneError
 from whetstone.guard import Guard
 from whetstone.plugins import load_plugin
 from whetstone.profile import RobotProfile, load_profile
@@ -91,17 +90,12 @@ def collect(robot: str, out: Path, policy_name: str, tasks: list[str], seed: int
     sim.close()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
-    try:
-        tasks = given["tasks"].split(",") if "tasks" in given else config.available("tasks")
-        out = Path(given.get("out", "build/rollouts"))
-        collect(given.get("robot", "franka"), out, given.get("policy", "flow_vla"), tasks, int(given.get("seed", "3600000")))
-    except WhetstoneError as error:
-        print(f"collect: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: list[str]) -> None:
+    defaults = {"robot": "franka", "out": "build/rollouts", "policy": "flow_vla", "tasks": "", "seed": "3600000"}
+    given = parse_arguments(arguments, defaults)
+    tasks = given["tasks"].split(",") if given["tasks"] else config.available("tasks")
+    collect(given["robot"], Path(given["out"]), given["policy"], tasks, integer(given, "seed"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -5,7 +5,6 @@ Role: `python -m robot_bringup.demonstrate robot:=franka out:=DIR [tasks:=a,b] [
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,8 @@ from tqdm import tqdm
 from robot_bringup.sim.expert import Expert, Faults
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
-from whetstone.errors import WhetstoneError
 from whetstone.guard import Guard
 from whetstone.profile import RobotProfile, load_profile
 from whetstone.task import PRIMITIVES, TaskSpec, load_task
@@ -102,18 +101,11 @@ def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int) -> N
     sim.close()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    given = dict(argument.split(":=", 1) for argument in (sys.argv[1:] if arguments is None else arguments))
-    try:
-        tasks = given["tasks"].split(",") if "tasks" in given else config.available("tasks")
-        make_demonstrations(
-            given.get("robot", "franka"), Path(given.get("out", "build/demonstrations")), tasks, int(given.get("seed", "500000"))
-        )
-    except WhetstoneError as error:
-        print(f"demonstrate: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(arguments: list[str]) -> None:
+    given = parse_arguments(arguments, {"robot": "franka", "out": "build/demonstrations", "tasks": "", "seed": "500000"})
+    tasks = given["tasks"].split(",") if given["tasks"] else config.available("tasks")
+    make_demonstrations(given["robot"], Path(given["out"]), tasks, integer(given, "seed"))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reward_node.arguments import parse_arguments, run
 from reward_node.metrics import expected_calibration_error, first_run, roc_auc, value_order_correlation
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import frame_stride, load_episodes, split
 from reward_node.sarm2.reward import Encode, SARM2Reward
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.assets import asset_path
 from whetstone.config import find, load_yaml
 from whetstone.demonstrations import Demonstration
@@ -294,7 +294,7 @@ train again.
 
 def main(arguments: list[str]) -> None:
     values = parse_arguments(arguments, ARGUMENTS)
-    robot, seed = values["robot"], int(values["seed"])
+    robot, seed = values["robot"], integer(values, "seed")
     torch.set_num_threads(1)
     config = load_yaml(find("rewards", values["reward"]))
     reward = SARM2Reward.from_file(config, robot, asset_path(str(config["weights"]).format(robot=robot)))

@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from reward_node.arguments import parse_arguments, run
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import Windows, load_episodes, split
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
+from whetstone.arguments import integer, parse_arguments, run
 from whetstone.config import find, load_yaml, parse, show
 
 ARGUMENTS = {"robot": "franka", "data": "", "out": "assets", "reward": "sarm2", "results": "results", "seed": "0"}
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
     from whetstone.vision import VisionEncoder
 
     values = parse_arguments(arguments, ARGUMENTS)
-    robot, seed = values["robot"], int(values["seed"])
+    robot, seed = values["robot"], integer(values, "seed")
     torch.set_num_threads(1)
     source = find("rewards", values["reward"])
     config = load_yaml(source)

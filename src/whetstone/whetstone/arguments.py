@@ -22,6 +22,14 @@ def parse_arguments(arguments: list[str], defaults: dict[str, str]) -> dict[str,
     return values
 
 
+def integer(values: dict[str, str], key: str) -> int:
+    """The value of a key that wants an integer. Raises ConfigError naming it."""
+    try:
+        return int(values[key])
+    except ValueError:
+        raise ConfigError(f"argument {key}:={values[key]} is not an integer") from None
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Call main with the command line; an error of ours is one line and exit status 1."""
     try:
