@@ -1,7 +1,7 @@
 """Commands in the words of the robot's driver.
 
 Role: turns joint targets and a gripper opening into the messages that the profile's driver takes: a JointTrajectory with one
-point per control period, and a gripper goal only when the wanted opening moved. Builds messages, does not send them; depends on
+point per control period. (When a goal is due says whetstone.gripper.) Builds messages, does not send them; depends on
 message packages, not on rclpy.
 """
 
@@ -36,29 +36,6 @@ class ArmCommand:
         self._point.positions = array.array("d", np.asarray(positions, dtype=np.float64).tobytes())
         self._point.velocities = array.array("d", np.asarray(velocities, dtype=np.float64).tobytes())
         return self._message
-
-
-class GripperTrigger:
-    """Says when a gripper goal is due: when the wanted opening moved by more than `hysteresis` since the last goal.
-
-    Drivers run one goal at a time and each costs them a move, so an unchanged wish must send nothing.
-    """
-
-    def __init__(self, hysteresis: float) -> None:
-        self._hysteresis = hysteresis
-        self._sent: float | None = None
-
-    def reset(self) -> None:
-        """A new episode: what the gripper does is not known, the first wish is sent."""
-        self._sent = None
-
-    def update(self, opening: float) -> float | None:
-        """The opening in [0, 1] to send now, or None."""
-        opening = min(max(float(opening), 0.0), 1.0)
-        if self._sent is not None and abs(opening - self._sent) <= self._hysteresis:
-            return None
-        self._sent = opening
-        return opening
 
 
 def gripper_action_type(profile: RobotProfile) -> Any:

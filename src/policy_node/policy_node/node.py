@@ -25,12 +25,13 @@ from whetstone_msgs.msg import Action, Episode, WeightsAck, WeightsChunk, Weight
 from whetstone_msgs.msg import Guard as GuardMessage
 from whetstone_msgs.srv import ResendChunks
 
-from policy_node.commands import ArmCommand, GripperTrigger, gripper_action_type, gripper_goal
+from policy_node.commands import ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
 from policy_node.weights import Acknowledgement, WeightsReceiver
 from whetstone import config, snapshot
 from whetstone.contracts import Chunk, Observation, Policy
 from whetstone.errors import ConfigError, InputError, PeerError
+from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard, GuardResult
 from whetstone.images import check_size, to_array
 from whetstone.plugins import load_plugin

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("trajectory_msgs")
 
-from policy_node.commands import ArmCommand, GripperTrigger, gripper_goal
+from policy_node.commands import ArmCommand, gripper_goal
+from whetstone.gripper import GripperTrigger
 from whetstone.profile import load_profile
 
 

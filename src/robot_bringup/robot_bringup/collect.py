@@ -13,15 +13,17 @@ import numpy as np
 from tqdm import tqdm
 
 from robot_bringup.offline import TRUTH_FRAMES
+from robot_bringup.recording import Recording
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.contracts import Observation, Policy
-from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
+from whetstone.demonstrations import FRAME_STRIDE
+from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.plugins import load_plugin
 from whetstone.profile import RobotProfile, load_profile
-from whetstone.task import PRIMITIVES, TaskSpec, load_task
+from whetstone.task import TaskSpec, load_task
 
 COUNTS = {"pick_and_place": 160}
 OTHER_COUNT = 40
@@ -32,11 +34,8 @@ def record(sim: Simulation, policy: Policy, task: TaskSpec, profile: RobotProfil
     """One sampled episode to `path`; returns whether it succeeded."""
     sim.reset(task, seed)
     policy.reset(task.instruction, seed, False)
-    guard = Guard(profile)
-    rows: dict[str, list] = {
-        name: [] for name in ("proprioception", "actions", "frame_steps", "progress", "primitive", "completed", "state", "pixels")
-    }
-    images: dict[str, list[np.ndarray]] = {camera.name: [] for camera in profile.cameras}
+    guard, recording = Guard(profile), Recording(sim)
+    trigger, goal = GripperTrigger(profile.gripper.hysteresis), 1.0
     previous, chunk, held, left, done = None, np.zeros(0), 0, AFTER_SUCCESS, False
     for step in range(task.max_steps):
         frame, decide = step % FRAME_STRIDE == 0, step % policy.spec.execute == 0
@@ -46,15 +45,7 @@ def record(sim: Simulation, policy: Policy, task: TaskSpec, profile: RobotProfil
         held = held + 1 if truth.success else 0
         done = done or held >= TRUTH_FRAMES
         if frame:
-            state = sim.world.state()
-            rows["frame_steps"].append(step)
-            rows["progress"].append(truth.progress)
-            rows["primitive"].append(PRIMITIVES.index(truth.primitive))
-            rows["completed"].append(truth.success)
-            rows["state"].append(state)
-            rows["pixels"].append([sim.project(state[:18].reshape(6, 3), camera.name) for camera in profile.cameras])
-            for camera, image in seen.images.items():
-                images[camera].append(image.copy())
+            recording.frame(step, seen, truth)
         left -= done
         if left < 0:
             break
@@ -62,14 +53,11 @@ def record(sim: Simulation, policy: Policy, task: TaskSpec, profile: RobotProfil
             copies = {name: image.copy() for name, image in seen.images.items()}
             chunk = policy.act(Observation(step * profile.period_ns, copies, measured)).actions
         previous = guard.check(chunk[step % policy.spec.execute], measured, previous, profile.period)
-        rows["proprioception"].append(measured)
-        rows["actions"].append(previous.command)
-        sim.step(previous.command[:-1], float(previous.command[-1]))
-    arrays = {name: np.asarray(values, np.float32) for name, values in rows.items()}
-    arrays |= {"frame_steps": np.asarray(rows["frame_steps"], np.int64), "primitive": np.asarray(rows["primitive"], np.int64)}
-    arrays |= {"completed": np.asarray(rows["completed"], bool)}
-    texts = {"robot": profile.name, "task": task.name, "instruction": task.instruction, "kind": "rollout"}
-    save_demonstration(path, texts, seed, done, arrays, {camera: np.stack(frames) for camera, frames in images.items()})
+        recording.act(measured, previous.command)
+        due = trigger.update(float(previous.command[-1]))
+        goal = goal if due is None else due
+        sim.step(previous.command[:-1], goal)
+    recording.save(path, task, "rollout", seed, done)
     return done
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from robot_bringup.recording import Recording
 from robot_bringup.sim.expert import Expert, Faults
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
-from whetstone.demonstrations import FRAME_STRIDE, save_demonstration
+from whetstone.demonstrations import FRAME_STRIDE
 from whetstone.guard import Guard
 from whetstone.profile import RobotProfile, load_profile
-from whetstone.task import PRIMITIVES, TaskSpec, load_task
+from whetstone.task import TaskSpec, load_task
 
 HUMAN = {"aim": 0.10, "jitter": 0.004, "speed": (0.75, 1.1), "pause": 0.006}
 RETRY_EVERY = 4  # every 4th demonstration misses first and tries again: from the others nobody learns that one can
@@ -43,10 +44,7 @@ def record(sim: Simulation, task: TaskSpec, profile: RobotProfile, kind: str, fa
     sim.reset(task, seed)
     expert = Expert(sim, task, faults, seed)
     guard = Guard(profile)
-    rows: dict[str, list] = {
-        name: [] for name in ("proprioception", "actions", "frame_steps", "progress", "primitive", "completed", "state", "pixels")
-    }
-    images: dict[str, list[np.ndarray]] = {camera.name: [] for camera in profile.cameras}
+    recording = Recording(sim)
     previous, left = None, AFTER_SUCCESS
     for step in range(task.max_steps):
         frame = step % FRAME_STRIDE == 0
@@ -54,30 +52,16 @@ def record(sim: Simulation, task: TaskSpec, profile: RobotProfile, kind: str, fa
         measured = np.append(seen.positions, seen.gripper_opening)
         if frame:
             truth = sim.truth()
-            rows["frame_steps"].append(step)
-            rows["progress"].append(truth.progress)
-            rows["primitive"].append(PRIMITIVES.index(truth.primitive))
-            rows["completed"].append(truth.success)
-            state = sim.world.state()
-            rows["state"].append(state)
-            rows["pixels"].append([sim.project(state[:18].reshape(6, 3), camera.name) for camera in profile.cameras])
-            for camera, image in seen.images.items():
-                images[camera].append(image.copy())
+            recording.frame(step, seen, truth)
             left -= FRAME_STRIDE * truth.success
             if left < 0:
                 break
         targets, opening = expert.act()
         previous = guard.check(np.append(targets, opening), measured, previous, profile.period)
-        command = previous.command
-        rows["proprioception"].append(measured)
-        rows["actions"].append(command)
-        sim.step(command[:-1], float(command[-1]))
+        recording.act(measured, previous.command)
+        sim.step(previous.command[:-1], float(previous.command[-1]))
     success = sim.truth().success
-    arrays = {name: np.asarray(values, np.float32) for name, values in rows.items()}
-    arrays |= {"frame_steps": np.asarray(rows["frame_steps"], np.int64), "primitive": np.asarray(rows["primitive"], np.int64)}
-    arrays |= {"completed": np.asarray(rows["completed"], bool)}
-    texts = {"robot": profile.name, "task": task.name, "instruction": task.instruction, "kind": kind}
-    save_demonstration(path, texts, seed, success, arrays, {camera: np.stack(frames) for camera, frames in images.items()})
+    recording.save(path, task, kind, seed, success)
     return success
 
 

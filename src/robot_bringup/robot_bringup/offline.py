@@ -13,6 +13,7 @@ import numpy as np
 
 from robot_bringup.sim.simulation import Simulation
 from whetstone.contracts import Observation, Policy, RewardModel, RewardSample, Rollout
+from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
 
@@ -63,7 +64,7 @@ def run_episode(
     samples: dict[int, RewardSample] = {}
     held, done, step, outcome = 0, False, 0, "timeout"
     chunk = np.zeros(0)
-    goal: float | None = None  # the gripper goes by goals, sent when the wish moved by more than the hysteresis
+    trigger, goal = GripperTrigger(profile.gripper.hysteresis), 1.0
     for step in range(task.max_steps + 1):
         stamp = step * profile.period_ns
         scored = reward is not None and step % reward.needs.every == 0
@@ -89,9 +90,8 @@ def run_episode(
             chunk = answer.actions
             decisions.append((stamp, observation, answer.actions, answer.latent, answer.log_probability))
         previous = guard.check(chunk[step % spec.execute], measured, previous, profile.period)
-        wish = float(previous.command[-1])
-        if goal is None or abs(wish - goal) > profile.gripper.hysteresis:
-            goal = wish
+        due = trigger.update(float(previous.command[-1]))
+        goal = goal if due is None else due
         sim.step(previous.command[:-1], goal)
     last = sim.observe()
     names = ("raw", "progress", "process", "completion", "contrastive", "total")
