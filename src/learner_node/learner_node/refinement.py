@@ -2,7 +2,7 @@
 
 Role: the learner plug-in `flow_refinement` (contract: whetstone.contracts.Learner). Each iteration the episodes that the reward
 model judged
-successful join a buffer; the policy's flow head is trained on their chunks (see weighting.py) beside replayed demonstrations; the gate
+successful join a buffer; the policy's flow head is trained on their chunks (see weighting.py) beside replayed demonstrations of other tasks; the gate
 (gate.py) goes back to the best snapshot when the newest is worse. Vision and text stay frozen. Depends on torch; knows nothing of ROS.
 
 Loss (Lipman et al., arXiv 2210.02747, eq. 23): E || v(x_t, t, o) - (chunk - noise) ||^2, x_t = (1 - t) noise + t chunk, over
@@ -43,11 +43,11 @@ class RefinementConfig:
     plugin: str = "flow_refinement"
     steps: int = field(default=400, metadata={"ge": 1})
     batch: int = field(default=256, metadata={"ge": 2})
-    learning_rate: float = field(default=6e-4, metadata={"gt": 0})
-    demonstration_share: float = field(default=0.3, metadata={"ge": 0, "lt": 1})
+    learning_rate: float = field(default=1e-3, metadata={"gt": 0})
+    demonstration_share: float = field(default=0.2, metadata={"ge": 0, "lt": 1})
     input_noise: float = field(default=0.02, metadata={"ge": 0})
     regress_tolerance: float = field(default=0.02, metadata={"ge": 0})
-    memory: int = field(default=20, metadata={"ge": 1})
+    memory: int = field(default=4, metadata={"ge": 1})
     gate: GateConfig = field(default_factory=GateConfig)
 
 
@@ -72,7 +72,8 @@ class FlowRefinement:
         self._gate = Gate(config.gate.episodes, config.gate.confidence)
         self._parameters = [value for name, value in policy.network.named_parameters() if name in policy.trainable_state()]
         self._optimiser = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=1e-4)
-        self._demonstrations = policy.replay()
+        self._demonstrations: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._replayed: str | None = None  # the instruction whose demonstrations are left out of them
         # Snapshots of the gate: which update made the weights in force, and the best ones.
         self._updates = 0
         self._current = 0
@@ -89,6 +90,10 @@ class FlowRefinement:
         judged = [rollout for rollout in rollouts if rollout.outcome in ("success", "failure", "timeout")]
         successes = sum(rollout.outcome == "success" for rollout in judged)
         unlabelled = self._remember(judged, iteration)
+        if judged and judged[0].instruction != self._replayed:
+            # Of the task being refined only the policy's own successes: its demonstrator may be worse than the policy by now.
+            self._replayed = judged[0].instruction
+            self._demonstrations = self.policy.replay(without=self._replayed)
         metrics = {
             "episodes": float(len(judged)),
             "reward_success_rate": successes / max(len(judged), 1),
@@ -154,10 +159,8 @@ class FlowRefinement:
                 index = torch.from_numpy(self._rng.integers(0, len(self._demonstrations[0]), replayed))
                 seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
             seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
-            noise = torch.randn(wanted.shape, generator=self._generator).to(wanted.device)
-            time = torch.rand(len(wanted), generator=self._generator).to(wanted.device) ** 1.5
             with torch.autocast(wanted.device.type, torch.bfloat16):
-                loss = network.loss(seen, wanted, noise, time).mean()
+                loss = network.loss(seen, wanted, self._generator).mean()
             self._optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)

@@ -26,11 +26,12 @@ class TinyNetwork(nn.Module):
     def velocity(self, inputs, chunk, time):
         return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
 
-    def loss(self, inputs, chunk, noise, time):
+    def loss(self, inputs, chunk, generator=None):
+        noise, time = torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator)
         mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
         return (self.velocity(inputs, mixed, time) - (chunk - noise)).square().mean(-1)
 
-    def sample(self, inputs, noise, steps):
+    def sample(self, inputs, noise, steps, scale):
         chunk = noise
         for step in range(steps):
             chunk = chunk + self.velocity(inputs, chunk, torch.full((len(noise),), step / steps)) / steps
@@ -62,7 +63,8 @@ class TinyPolicy:
     def encode(self, images, proprioception, actions, instruction):
         return torch.zeros(len(proprioception), 1)
 
-    def replay(self):
+    def replay(self, without):
+        self.left_out = without
         return self._demonstrations
 
     def trainable_state(self):
@@ -76,7 +78,7 @@ class TinyPolicy:
     def mean(self) -> np.ndarray:
         with torch.no_grad():
             noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(1))
-            return self.network.sample(torch.zeros(512, 1), noise, 10).mean(0).numpy()
+            return self.network.sample(torch.zeros(512, 1), noise, 10, 1.0).mean(0).numpy()
 
 
 def rollout(outcome: str, action: tuple[float, float], progress=(0.0, 0.3, 0.6, 1.0), seed: int = 0) -> Rollout:
@@ -132,6 +134,13 @@ def test_demonstrations_are_replayed():
         for iteration in range(3):
             one.update([rollout("success", (1.0, 1.0), seed=i) for i in range(6)], iteration)
     assert np.linalg.norm(beside.policy.mean() - 0.5) < np.linalg.norm(alone.policy.mean() - 0.5)
+
+
+def test_demonstrations_of_the_task_being_refined_are_left_out():
+    """Its demonstrator may be worse than the policy by now."""
+    taught = learner()
+    taught.update([rollout("success", (1.0, 1.0))], 0)
+    assert taught.policy.left_out == rollout("success", (1.0, 1.0)).instruction
 
 
 def test_without_a_success_nothing_changes():

@@ -46,7 +46,7 @@ class FlowNetwork(nn.Module):
         self.text = TextEncoder(text_size)
         self.context = nn.Sequential(nn.Linear(features + 2 * columns + text_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.chunk_in = nn.Linear(horizon * columns, width)
-        self.time_in = nn.Sequential(nn.Linear(32, width), nn.GELU())
+        self.time_in = nn.Sequential(nn.Linear(33, width), nn.GELU())
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
         self.chunk_out = nn.Linear(width, horizon * columns)
         nn.init.zeros_(self.chunk_out.weight)
@@ -65,27 +65,41 @@ class FlowNetwork(nn.Module):
         normal = (proprioception - self.proprioception_mean) / self.proprioception_scale
         return torch.cat([features, normal, (previous - proprioception) / self.lead_scale, text], dim=-1)
 
-    def velocity(self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """inputs (B, .), chunk (B, horizon * columns), time (B,) in [0, 1] -> (B, horizon * columns)."""
+    def velocity(self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """inputs (B, .), chunk (B, horizon * columns), time and scale (B,) in [0, 1] -> (B, horizon * columns)."""
         frequencies = torch.exp(torch.linspace(0, math.log(200.0), 16, device=time.device))
         angles = time[:, None] * frequencies
-        condition = self.time_in(torch.cat([angles.sin(), angles.cos()], dim=-1)) + self.context(inputs)
+        condition = self.time_in(torch.cat([angles.sin(), angles.cos(), scale[:, None]], dim=-1)) + self.context(inputs)
         hidden = self.chunk_in(chunk)
         for block in self.blocks:
             hidden = block(hidden, condition)
         return self.chunk_out(hidden)
 
-    def loss(self, inputs: torch.Tensor, chunk: torch.Tensor, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """Flow-matching loss per sample, (B,)."""
+    def loss(self, inputs: torch.Tensor, chunk: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Flow-matching loss per sample, (B,), at random times from noise of random scales (see draw)."""
+        noise, time, scale = self.draw(chunk, generator)
         mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
-        return (self.velocity(inputs, mixed, time) - (chunk - noise)).square().mean(-1)
+        return (self.velocity(inputs, mixed, time, scale) - (chunk - noise)).square().mean(-1)
 
-    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
-        """Euler integration from noise to a chunk, (B, horizon * columns)."""
+    def draw(self, chunk: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """noise (B, horizon * columns) of standard deviation `scale` (B,), and flow times (B,).
+
+        A network that saw only unit noise answers zero noise, which in so many dimensions is far from all of it, with chunks that no
+        demonstrator ever made: so the scale is an input. Half of the samples have scale 1, the rest any scale down to 0, where the
+        first step of the flow is a regression to the mean chunk.
+        """
+        noise = torch.randn(chunk.shape, generator=generator)
+        time, scale = torch.rand(len(chunk), generator=generator) ** 1.5, torch.rand(len(chunk), generator=generator)
+        scale = (2 * scale).clamp(max=1.0)
+        return (noise * scale[:, None]).to(chunk.device), time.to(chunk.device), scale.to(chunk.device)
+
+    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
+        """Euler integration from noise, which has standard deviation `scale`, to a chunk, (B, horizon * columns)."""
         chunk = noise
+        scales = torch.full((len(noise),), scale, device=noise.device)
         for step in range(steps):
             time = torch.full((len(noise),), step / steps, device=noise.device)
-            chunk = chunk + self.velocity(inputs, chunk, time) / steps
+            chunk = chunk + self.velocity(inputs, chunk, time, scales) / steps
         return chunk
 
     def normalise(self, actions: torch.Tensor, proprioception: torch.Tensor) -> torch.Tensor:

@@ -6,12 +6,14 @@ head. Depends on torch; knows nothing of ROS or simulators.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from policy_node.flow_network import FlowNetwork
@@ -39,7 +41,7 @@ class FlowVLAConfig:
     text_size: int = field(default=64, metadata={"ge": 8})
     flow_steps: int = field(default=5, metadata={"ge": 1})
     temperature: float = field(default=1.0, metadata={"ge": 0})
-    deployment: Literal["sampled", "greedy"] = "sampled"
+    deployment: Literal["sampled", "greedy"] = "greedy"
     weights: str = "policy_{robot}.safetensors"
     demonstrations: str = "policy_{robot}_demonstrations.safetensors"
 
@@ -85,13 +87,21 @@ class FlowVLAPolicy:
         if parsed.weights:
             path = asset_path(parsed.weights.format(robot=profile.name))
             try:
+                with safe_open(str(path), "pt") as file:
+                    made_for = (file.metadata() or {}).get("config_hash")
                 policy.network.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
             except Exception as error:  # safetensors and torch raise their own types; whatever it is, the file is unusable
                 raise AssetError(f"{path.name}: does not fit the policy ({error}); make it again with `make assets`") from None
+            if made_for != policy.spec.config_hash:
+                raise AssetError(
+                    f"{path.name}: made for configuration {made_for}, not {policy.spec.config_hash} (horizon, network, joints, vision encoder "
+                    "and localiser count); make it again with `make assets`"
+                )
         return policy
 
     def save(self, path: Path) -> None:
-        save_file({name: value.half().contiguous() for name, value in self.network.state_dict().items()}, str(path))
+        tensors = {name: value.half().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(tensors, str(path), {"config_hash": self.spec.config_hash})
 
     def reset(self, instruction: str, seed: int, greedy: bool) -> None:
         with torch.no_grad():
@@ -106,10 +116,11 @@ class FlowVLAPolicy:
         features = self.vision.features({camera: observation.images[camera][None] for camera in CAMERAS if camera in observation.images})
         proprioception = torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
         noise = self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
-        noise *= 0.0 if self._greedy else self.config.temperature
+        scale = 0.0 if self._greedy else self.config.temperature
+        noise *= scale
         previous = proprioception if self._previous is None else self._previous
         inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, previous, self._text)
-        chunk = self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps)
+        chunk = self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps, scale)
         rows = self.network.denormalise(chunk, proprioception)
         self._previous = rows[:, self.config.execute - 1]
         actions = rows[0].cpu().numpy()
@@ -125,18 +136,24 @@ class FlowVLAPolicy:
         text = self.network.text([instruction]).expand(len(state), -1)
         return self.network.inputs(embedding, state, torch.cat([state[:1], commanded]), text)
 
-    def replay(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Inputs (N, inputs) and normalised chunks (N, horizon * columns) of the demonstrations. Raises AssetError."""
+    def replay(self, without: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Inputs (N, inputs) and normalised chunks (N, horizon * columns) of the demonstrations of all instructions but `without`.
+
+        Raises AssetError.
+        """
         if not self.config.demonstrations:
             return None
         path = asset_path(self.config.demonstrations.format(robot=self.profile.name))
-        stored = load_file(str(path))
-        if (
-            stored["inputs"].shape[1] != self.network.context[0].in_features
-            or stored["chunks"].shape[1] != self.config.horizon * self.columns
-        ):
+        try:
+            with safe_open(str(path), "pt") as file:
+                inputs, chunks, which = (file.get_tensor(name) for name in ("inputs", "chunks", "instruction"))
+                instructions = json.loads(file.metadata()["instructions"])
+        except Exception as error:  # safetensors raises its own types; whatever it is, the file is unusable
+            raise AssetError(f"{path.name}: cannot be read ({error}); make it again with `make assets`") from None
+        if inputs.shape[1] != self.network.context[0].in_features or chunks.shape[1] != self.config.horizon * self.columns:
             raise AssetError(f"{path.name}: made for another policy; make it again with `make assets`")
-        return stored["inputs"].float().to(self.device), stored["chunks"].float().to(self.device)
+        kept = torch.tensor([instructions[index] != without for index in which.tolist()], dtype=torch.bool)
+        return (inputs[kept].float().to(self.device), chunks[kept].float().to(self.device)) if kept.any() else None
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Everything but the text encoder and the data statistics."""

@@ -6,6 +6,7 @@ Role: `python -m policy_node.imitate robot:=franka data:=build/demonstrations ou
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -24,9 +25,8 @@ from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
 
 BATCH = 256
-# Few on purpose: a base policy that a lab has after an hour of teleoperation, about half-way to doing the task.
-CARRYING = {"franka": 6, "so100": 9}
-DEMONSTRATIONS = "pick_and_place={carrying},push=30,reach=30,stack=30,tray_then_button={carrying}"
+# What a lab has after an hour of teleoperation; see `demonstrate.py` for the demonstrator's habit that leaves it half-way to the task.
+DEMONSTRATIONS = "pick_and_place=60,push=30,reach=30,stack=30,tray_then_button=9"
 
 
 def chunks_of(demonstration: Demonstration, horizon: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,7 +47,8 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     network = policy.network.train()
     features, states, leads, chunks, texts = [], [], [], [], []
     for task in counts:
-        good = [d for d in load_demonstrations(data / robot, (task,)) if d.success and d.kind == "noisy"][: counts[task]]
+        every = [d for d in load_demonstrations(data / robot, (task,)) if d.success and d.kind in ("noisy", "habitual")]
+        good = ([d for d in every if d.kind == "habitual"] or every)[: counts[task]]
         for demonstration in tqdm(good, desc=f"features {task}", disable=None):
             kept, rows = chunks_of(demonstration, settings.horizon)
             keypoints = policy.vision.features({camera: frames[kept] for camera, frames in demonstration.images().items()})
@@ -73,9 +74,8 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
         index = torch.from_numpy(rng.integers(0, len(target), BATCH))
         inputs = network.inputs(feature[index], state[index], lead[index], network.text(sentences)[which[index]])
         inputs = inputs + 0.02 * torch.randn_like(inputs)  # keypoints jitter by about this much between two like frames
-        noise, flow_time = torch.randn_like(target[index]), torch.rand(BATCH) ** 1.5
         with torch.autocast("cpu", torch.bfloat16):  # half the time on CPUs with bf16 instructions
-            loss = network.loss(inputs, target[index], noise, flow_time).mean()
+            loss = network.loss(inputs, target[index]).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -90,17 +90,17 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
     policy.save(out / f"policy_{robot}.safetensors")
     with torch.no_grad():
         inputs = network.inputs(feature, state, lead, network.text(sentences)[which])
-    replay = {"inputs": inputs.half().contiguous(), "chunks": target.half().contiguous()}
-    save_file(replay, str(out / f"policy_{robot}_demonstrations.safetensors"))
+    replay = {"inputs": inputs.half().contiguous(), "chunks": target.half().contiguous(), "instruction": which.to(torch.uint8)}
+    save_file(replay, str(out / f"policy_{robot}_demonstrations.safetensors"), {"instructions": json.dumps(sentences)})
     return policy
 
 
 def main(arguments: list[str]) -> None:
-    defaults = {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "3000", "demonstrations": "", "seed": "0"}
+    defaults = {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "3000", "demonstrations": DEMONSTRATIONS, "seed": "0"}
     given = parse_arguments(arguments, defaults)
     robot = given["robot"]
     counts = {}
-    for item in (given["demonstrations"] or DEMONSTRATIONS.format(carrying=CARRYING.get(robot, 9))).split(","):
+    for item in given["demonstrations"].split(","):
         task, _, count = item.partition("=")
         if not count.isdigit():
             raise ConfigError(f"argument demonstrations:= wants task=count,task=count; '{item}' is not of that form")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from policy_node.flow_network import FlowNetwork
 from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
 from policy_node.localiser import Localiser
 from whetstone.contracts import Observation, Policy
-from whetstone.errors import ConfigError, InputError
+from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.profile import load_profile
 from whetstone.vision import CAMERAS, VisionEncoder
 
@@ -75,9 +78,40 @@ def test_the_latent_reproduces_the_chunk(policy):
         state = torch.from_numpy(seen.proprioception)[None]
         images = {camera: image[None] for camera, image in seen.images.items()}
         inputs = policy.encode(images, seen.proprioception[None], answer.actions[None], "touch the red cube")
-        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps)
+        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps, policy.config.temperature)
         again = policy.network.denormalise(chunk, state)[0].numpy()
     assert np.allclose(again, answer.actions, atol=1e-6)
+
+
+def test_replay_leaves_out_one_instruction_and_names_a_wrong_file(policy, tmp_path, monkeypatch):
+    path = tmp_path / "demonstrations.safetensors"
+    monkeypatch.setattr("policy_node.flow_vla.asset_path", lambda name: path)
+    size, columns = policy.network.context[0].in_features, policy.config.horizon * policy.columns
+    tensors = {"inputs": torch.arange(4.0)[:, None].expand(4, size).contiguous(), "chunks": torch.zeros(4, columns)}
+    tensors["instruction"] = torch.tensor([0, 1, 1, 0], dtype=torch.uint8)
+    save_file(tensors, str(path), {"instructions": json.dumps(["push it", "touch it"])})
+    assert policy.replay(without="push it")[0][:, 0].tolist() == [1, 2]
+    assert len(policy.replay(without="another")[0]) == 4
+    save_file({**tensors, "inputs": torch.zeros(4, 3)}, str(path), {"instructions": json.dumps(["push it", "touch it"])})
+    with pytest.raises(AssetError, match="another policy.*make assets"):
+        policy.replay(without="push it")
+    save_file({"inputs": torch.zeros(4, size)}, str(path))
+    with pytest.raises(AssetError, match="make assets"):
+        policy.replay(without="push it")
+
+
+def test_weights_behind_another_vision_encoder_are_refused(policy, tmp_path, monkeypatch):
+    path = tmp_path / "policy_franka.safetensors"
+    policy.save(path)
+    monkeypatch.setattr("policy_node.flow_vla.asset_path", lambda name: path)
+    monkeypatch.setattr(VisionEncoder, "load", classmethod(lambda cls, robot: policy.vision))
+    monkeypatch.setattr(Localiser, "load", classmethod(lambda cls, robot: policy.localiser))
+    data = {"plugin": "flow_vla", "width": 32, "blocks": 1, "text_size": 16}
+    again = FlowVLAPolicy.load(data, policy.profile)
+    assert again.spec.config_hash == policy.spec.config_hash
+    monkeypatch.setattr(policy.localiser, "identity", "another")
+    with pytest.raises(AssetError, match="localiser.*make assets"):
+        FlowVLAPolicy.load(data, policy.profile)
 
 
 def test_trainable_state_round_trip_and_refusals(policy):
@@ -130,12 +164,30 @@ def test_flow_matching_learns_two_modes():
     inputs = torch.zeros(256, 2 + 2 * 2 + 16)
     for _ in range(300):
         side = torch.sign(torch.randn(256, 1))
-        loss = network.loss(inputs, side.expand(-1, 2), torch.randn(256, 2), torch.rand(256)).mean()
+        loss = network.loss(inputs, side.expand(-1, 2)).mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        samples = network.sample(inputs, torch.randn(256, 2), 10)
+        samples = network.sample(inputs, torch.randn(256, 2), 10, 1.0)
     assert (samples[:, 0] > 0.5).float().mean() > 0.25
     assert (samples[:, 0] < -0.5).float().mean() > 0.25
     assert (samples[:, 0].abs() < 0.4).float().mean() < 0.2
+
+
+def test_greedy_is_near_the_mean_of_the_chunks_and_sampling_spreads_as_they_do():
+    torch.manual_seed(2)
+    network = FlowNetwork(features=2, columns=2, horizon=16, width=64, blocks=2, text_size=16)
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    inputs = torch.zeros(256, 2 + 2 * 2 + 16)
+    centre = torch.linspace(-2, 2, 32)
+    for _ in range(300):
+        loss = network.loss(inputs, centre + 0.5 * torch.randn(256, 32)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        greedy = network.sample(inputs[:1], torch.zeros(1, 32), 5, 0.0)
+        spread = network.sample(inputs, torch.randn(256, 32), 5, 1.0).std(0)
+    assert (greedy - centre).square().mean().sqrt() < 0.2
+    assert 0.3 < spread.mean() < 0.7

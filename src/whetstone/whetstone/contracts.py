@@ -90,8 +90,9 @@ class Policy(Protocol):
 class FlowPolicy(Policy, Protocol):
     """A policy whose trainable part is a flow network over inputs that do not change: what flow learners ask for beyond Policy.
 
-    network: a torch module with loss(inputs, chunk, noise, time) -> (B,), sample(inputs, noise, steps), normalise(actions, proprioception)
-    and denormalise(chunk, proprioception). All tensors are torch's; chunks are (B, horizon * columns), normalised.
+    network: a torch module with loss(inputs, chunk, generator) -> (B,), sample(inputs, noise, steps, scale of the noise),
+    normalise(actions, proprioception) and denormalise(chunk, proprioception). All tensors are torch's; chunks are
+    (B, horizon * columns), normalised.
     """
 
     network: Any
@@ -100,8 +101,11 @@ class FlowPolicy(Policy, Protocol):
         """(T, inputs) that the network saw at the T decisions of one episode (arrays as in Rollout)."""
         ...
 
-    def replay(self) -> tuple[Any, Any] | None:
-        """(N, inputs) and (N, horizon * columns) of the demonstrations the policy came from, or None."""
+    def replay(self, without: str) -> tuple[Any, Any] | None:
+        """(N, inputs) and (N, horizon * columns) of the demonstrations the policy came from, or None where there are none.
+
+        without: an instruction whose demonstrations are left out.
+        """
         ...
 
 

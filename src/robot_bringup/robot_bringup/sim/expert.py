@@ -21,7 +21,8 @@ DOWN = np.array([0.0, 0.0, -1.0])
 class Faults:
     """How a demonstrator errs.
 
-    aim: standard deviation (in cube edges) of where it grasps, drawn once per try. jitter: standard deviation (m) of a slowly
+    aim: standard deviation (in cube edges) of where it grasps, drawn once per try. habit: where it grasps on average, in cube edges
+    off the middle (x, y of the world). jitter: standard deviation (m) of a slowly
     varying error of the hand's path. speed: range of the episode's speed factor. pause: chance per step to stop for a while.
     blind: goes on without noticing a missed grasp. miss: aims this many cube edges beside the cube (the first time only, unless
     blind). drop: opens the hand on the way. stray: lets go this many tray edges beside the goal. other: takes the
@@ -30,6 +31,7 @@ class Faults:
     """
 
     aim: float = 0.0
+    habit: tuple[float, float] = (0.0, 0.0)
     jitter: float = 0.0
     speed: tuple[float, float] = (1.0, 1.0)
     pause: float = 0.0
@@ -74,7 +76,7 @@ class Expert:
         direction = self._rng.uniform(0, 2 * np.pi)
         again = self._step > 0 and not self._faults.blind
         miss = (0.0 if again else self._faults.miss) * np.array([np.cos(direction), np.sin(direction)])
-        self._aim = np.append((self._rng.normal(0, self._faults.aim, 2) + miss) * self._scene.cube, 0.0)
+        self._aim = np.append((self._rng.normal(self._faults.habit, self._faults.aim, 2) + miss) * self._scene.cube, 0.0)
 
     def _enter(self, phase: str) -> None:
         self._phase, self._since = phase, 0
