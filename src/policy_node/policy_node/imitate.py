@@ -96,7 +96,14 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
 
 
 def main(arguments: list[str]) -> None:
-    defaults = {"robot": "franka", "data": "build/demonstrations", "out": "assets", "steps": "3000", "demonstrations": DEMONSTRATIONS, "seed": "0"}
+    defaults = {
+        "robot": "franka",
+        "data": "build/demonstrations",
+        "out": "assets",
+        "steps": "3000",
+        "demonstrations": DEMONSTRATIONS,
+        "seed": "0",
+    }
     given = parse_arguments(arguments, defaults)
     robot = given["robot"]
     counts = {}
