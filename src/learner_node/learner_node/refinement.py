@@ -1,9 +1,9 @@
 """Refinement of a flow policy from its own episodes: filtered, progress-weighted flow matching.
 
 Role: the learner plug-in `flow_refinement` (contract: whetstone.contracts.Learner). Each iteration the episodes that the reward
-model judged
-successful join a buffer; the policy's flow head is trained on their chunks (see weighting.py) beside replayed demonstrations of other tasks; the gate
-(gate.py) goes back to the best snapshot when the newest is worse. Vision and text stay frozen. Depends on torch; knows nothing of ROS.
+model judged successful join a buffer; the policy's flow head is trained on their chunks (see weighting.py) beside replayed
+demonstrations of other tasks; the gate (gate.py) goes back to the best snapshot when the newest is worse. Vision and text stay frozen.
+Depends on torch; knows nothing of ROS.
 
 Loss (Lipman et al., arXiv 2210.02747, eq. 23): E || v(x_t, t, o) - (chunk - noise) ||^2, x_t = (1 - t) noise + t chunk, over
 decisions (o, chunk) drawn with weight w(o, chunk).

@@ -94,8 +94,8 @@ class FlowVLAPolicy:
                 raise AssetError(f"{path.name}: does not fit the policy ({error}); make it again with `make assets`") from None
             if made_for != policy.spec.config_hash:
                 raise AssetError(
-                    f"{path.name}: made for configuration {made_for}, not {policy.spec.config_hash} (horizon, network, joints, vision encoder "
-                    "and localiser count); make it again with `make assets`"
+                    f"{path.name}: made for configuration {made_for}, not {policy.spec.config_hash} (horizon, network, joints, vision "
+                    "encoder and localiser count); make it again with `make assets`"
                 )
         return policy
 

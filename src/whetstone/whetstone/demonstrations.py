@@ -28,7 +28,8 @@ STATE_NAMES = (
 class Demonstration:
     """One episode of an expert.
 
-    kind: "noisy" (a careful demonstrator), "habitual" (one with a habit), "failure" or "rollout" (a policy's). T control steps, F frames at frame_steps.
+    kind: "noisy" (a careful demonstrator), "habitual" (one with a habit), "failure" or "rollout" (a policy's).
+    T control steps, F frames at frame_steps.
     proprioception: (T, joints + 1) measured before each step; actions: (T, joints + 1) commanded: rad, last column opening.
     frame_steps: (F,) control step of each frame. progress: (F,) in [0, 1]. primitive: (F,) index into whetstone.task.PRIMITIVES.
     pixels: (F, cameras, 6, 3) where the six named points of `state` are in each image: x, y in [-1, 1] where seen, depth in m.
