@@ -9,7 +9,6 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from action_msgs.msg import GoalStatusArray
 from control_msgs.action import ParallelGripperCommand
 from graph import PERIOD, Graph
 from rclpy.action import ActionClient
@@ -19,7 +18,6 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from whetstone_msgs.msg import Episode, Reward, Truth
 from whetstone_msgs.srv import ResetScene
 
-from robot_bringup.simulator_node import RESULT_TIMEOUT
 from whetstone.images import to_array
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, STATE, camera_qos, to_ns, to_stamp
@@ -208,33 +206,6 @@ def test_gripper_accepts_at_once_and_reports_arrival(driver) -> None:
     refused = sim.gripper.send_goal_async(goal)
     sim.graph.until(refused.done)
     assert not refused.result().accepted
-
-
-def test_finished_gripper_goals_are_forgotten(driver) -> None:
-    """Else each message of status lists all goals of the run, and the run slows down with every grasp."""
-    sim = driver()
-    sim.begin()
-    sim.graph.until(sim.gripper.server_is_ready)
-    counts: list[int] = []
-    topic = f"{PROFILE.gripper.action}/_action/status"
-    sim.graph.node.create_subscription(GoalStatusArray, topic, lambda message: counts.append(len(message.status_list)), EVENT)
-    sim.graph.until(lambda: sim.graph.node.count_publishers(topic) == 1)
-    goal = ParallelGripperCommand.Goal()
-    goal.command.name, goal.command.position = [PROFILE.gripper.joint], [PROFILE.opening_to_position(0.2)]
-
-    def send() -> None:
-        accepted = sim.gripper.send_goal_async(goal)
-        sim.graph.until(accepted.done)
-
-    for _ in range(6):
-        send()
-    sim.graph.until(lambda: counts and counts[-1] >= 6)
-    later = time.monotonic() + RESULT_TIMEOUT + 2
-    sim.graph.until(lambda: time.monotonic() > later)
-    heard = len(counts)
-    send()
-    sim.graph.until(lambda: len(counts) > heard)
-    assert counts[-1] <= 2  # the new one, and perhaps the one it put an end to
 
 
 def test_real_time_goes_on_without_commands_and_holds(driver) -> None:
