@@ -5,7 +5,6 @@ Role: helpers only. `Graph` is a ROS context of its own on a domain of its own; 
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import time
@@ -25,7 +24,6 @@ from whetstone.ros import EPISODE, to_stamp
 
 ROBOT = "so100"
 PERIOD = 50_000_000
-_COUNT = itertools.count()
 
 _PLUGINS = '''
 import numpy as np
@@ -99,10 +97,9 @@ def install_stand_ins(folder: Path) -> dict[str, str]:
 class Graph:
     """This process as one node `peer` in the robot's namespace, and the processes it starts."""
 
-    def __init__(self, tmp_path: Path) -> None:
+    def __init__(self, tmp_path: Path, domain: int) -> None:
         self.tmp_path = tmp_path
-        # xdist or not, no two tests of a machine share a domain for long; 101 is the highest that every platform can use.
-        self.domain = 1 + (os.getpid() * 7 + next(_COUNT)) % 100
+        self.domain = domain
         self.environment = {**os.environ, "ROS_DOMAIN_ID": str(self.domain), **install_stand_ins(tmp_path / "plugins")}
         self.stand_in = str(tmp_path / "plugins" / "stand_in.yaml")
         self.context = Context()

@@ -6,7 +6,6 @@ The policy and the learner are stand-ins; simulator, reward, manager, evaluator 
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -25,7 +24,6 @@ from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
 from whetstone import config
 
-COUNT = itertools.count()
 SHORT = ("iterations:=1", "episodes:=2", "evaluation_episodes:=2", "development_episodes:=1")
 NODES = ("simulator", "reward", "policy", "learner", "evaluator", "episode_manager")
 
@@ -33,10 +31,10 @@ NODES = ("simulator", "reward", "policy", "learner", "evaluator", "episode_manag
 class Workplace:
     """An empty working directory, a ROS domain and the stand-in plug-ins."""
 
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, domain):
         self.folder = tmp_path / "work"
         self.folder.mkdir()
-        self.domain = 1 + (os.getpid() * 11 + next(COUNT)) % 100
+        self.domain = domain
         plugins = tmp_path / "plugins"
         self.environment = {**os.environ, **install_stand_ins(plugins), "TMPDIR": str(tmp_path), "COLUMNS": "200"}
         self.environment.pop("ROS_DOMAIN_ID", None)
@@ -113,8 +111,8 @@ class Workplace:
 
 
 @pytest.fixture
-def work(tmp_path):
-    place = Workplace(tmp_path)
+def work(tmp_path, domain):
+    place = Workplace(tmp_path, domain)
     yield place
     place.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import gc
 import os
 import signal
 import subprocess
@@ -25,7 +25,6 @@ from robot_bringup.command import executable
 from robot_bringup.schedule import Segment
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, to_ns, to_stamp
 
-COUNT = itertools.count()
 PERIOD = 50_000_000
 STEPS = 12
 TRAIN = Segment("train", "", 2, 2, 0, False)
@@ -159,18 +158,19 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path, domains):
     made = []
 
     def make(*segments, **more):
-        # A domain each: rclpy keeps the services of a lifecycle node for as long as the process lives.
-        domain = 20 + (16 * os.getpid() + next(COUNT)) % 80
-        made.append(Bench(tmp_path, domain, segments, **more))
+        made.append(Bench(tmp_path, next(domains), segments, **more))
         return made[-1]
 
     yield make
     for each in made:
         each.close()
+    # destroy_node() leaves the services of a lifecycle node, which answer nobody but are found; they go with the last reference.
+    made.clear()
+    gc.collect()
 
 
 def outcome(bench):

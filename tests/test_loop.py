@@ -43,10 +43,10 @@ def refine(tmp_path, name: str, domain: int):
     return process.returncode, output, run_dir
 
 
-def test_two_iterations_twice_alike(tmp_path) -> None:
+def test_two_iterations_twice_alike(tmp_path, domains) -> None:
     runs = []
     for count in range(2):
-        code, output, run_dir = refine(tmp_path, f"run{count}", 1 + (os.getpid() * 2 + count) % 100)
+        code, output, run_dir = refine(tmp_path, f"run{count}", next(domains))
         assert code == 0, output
         runs.append(run_dir)
 

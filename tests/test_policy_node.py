@@ -83,8 +83,8 @@ class Robot:
 
 
 @pytest.fixture
-def robot(tmp_path):
-    graph = Graph(tmp_path)
+def robot(tmp_path, domain):
+    graph = Graph(tmp_path, domain)
     yield lambda **parameters: Robot(graph, **parameters)
     graph.close()
 

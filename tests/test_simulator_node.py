@@ -80,8 +80,8 @@ class Driver:
 
 
 @pytest.fixture
-def driver(tmp_path):
-    graph = Graph(tmp_path)
+def driver(tmp_path, domain):
+    graph = Graph(tmp_path, domain)
     yield lambda **parameters: Driver(graph, **parameters)
     graph.close()
 

@@ -61,8 +61,8 @@ class Sender:
 
 
 @pytest.fixture
-def graph(tmp_path):
-    graph = Graph(tmp_path)
+def graph(tmp_path, domain):
+    graph = Graph(tmp_path, domain)
     yield graph
     graph.close()
 

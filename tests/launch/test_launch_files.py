@@ -47,7 +47,8 @@ sys.exit(service.run())
 class Launch:
     """A launch file in a process of its own, as `ros2 launch` runs it."""
 
-    def __init__(self, tmp_path):
+    def __init__(self, tmp_path, domain):
+        self.domain = domain
         self.run_dir = tmp_path / "run"
         plugins = tmp_path / "plugins"
         self.environment = {**os.environ, **install_stand_ins(plugins), "TMPDIR": str(tmp_path)}
@@ -70,7 +71,7 @@ class Launch:
 
     def refine(self, *more):
         values = {"policy": self.stand_in, "learner": self.stand_in, "reward": "constant", "task": self.task, "robot": "so100"}
-        values |= {"run_dir": self.run_dir, "domain_id": 1 + os.getpid() % 100, "iterations": 1, "episodes": 2}
+        values |= {"run_dir": self.run_dir, "domain_id": self.domain, "iterations": 1, "episodes": 2}
         values |= {"evaluation_episodes": 1, "development_episodes": 0, **dict(word.split(":=") for word in more)}
         return self.start("refine", *(f"{name}:={value}" for name, value in values.items()))
 
@@ -101,8 +102,8 @@ class Launch:
 
 
 @pytest.fixture
-def launched(tmp_path):
-    place = Launch(tmp_path)
+def launched(tmp_path, domain):
+    place = Launch(tmp_path, domain)
     yield place
     place.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import launch_pytest
@@ -15,8 +14,8 @@ from whetstone import config
 
 
 @launch_pytest.fixture
-def simulated_robot(tmp_path):
-    arguments = {"robot": "so100", "run_dir": tmp_path / "run", "domain_id": 1 + (os.getpid() + 50) % 100}
+def simulated_robot(tmp_path, domain):
+    arguments = {"robot": "so100", "run_dir": tmp_path / "run", "domain_id": domain}
     source = PythonLaunchDescriptionSource(str(config.root() / "launch" / "sim.launch.py"))
     robot = IncludeLaunchDescription(source, launch_arguments=[(name, str(value)) for name, value in arguments.items()])
     return LaunchDescription([robot, launch_pytest.actions.ReadyToTest()])

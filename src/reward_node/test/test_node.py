@@ -100,11 +100,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+def bench(tmp_path: Path, domain: int) -> Iterator[Callable[..., Bench]]:
     """Starts the node with parameters; ends it and its surroundings whatever happens."""
-    domain = str(100 + os.getpid() % 100)
     context = rclpy.Context()
-    context.init(domain_id=int(domain))
+    context.init(domain_id=domain)
     opened: list[Bench] = []
 
     def start(configuration: str = CONFIGURATION, **parameters: object) -> Bench:
@@ -114,7 +113,7 @@ def bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
         arguments = [word for key, value in values.items() for word in ("-p", f"{key}:={value}")]
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, "--ros-args", "-r", "__ns:=/bench", *arguments],
-            env={**os.environ, "ROS_DOMAIN_ID": domain, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

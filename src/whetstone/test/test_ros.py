@@ -34,12 +34,6 @@ PARAMETERS = "[FATAL] ros_probe.py: parameters of node 'probe':"
 
 
 @pytest.fixture
-def domain(request: pytest.FixtureRequest) -> int:
-    """A ROS domain of the test's own, away from what people and other tests use."""
-    return 100 + (os.getpid() * 7 + hash(request.node.name)) % 100
-
-
-@pytest.fixture
 def probe(domain: int) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
