@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from policy_node.flow_network import FlowNetwork
 from policy_node.localiser import Localiser
@@ -29,9 +29,9 @@ from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
 @dataclass(frozen=True)
 class FlowVLAConfig:
     """plugin: its entry point; horizon: rows per chunk; execute: rows run before the next inference; width, blocks, text_size: of
-    the network; flow_steps: Euler steps; temperature: scale of the sampled noise; deployment: how the refined policy is deployed;
-    weights: asset file, {robot} is filled in (empty: random weights); demonstrations: asset file with what it was trained on, for replay
-    by a learner (empty: none)."""
+    the network; flow_steps: Euler steps; temperature: scale of the sampled noise (the network is told: below 1 it still gives the whole
+    distribution, only 0 is greedy); deployment: how the refined policy is deployed; weights: asset file, {robot} is filled in (empty:
+    random weights); demonstrations: asset file with what it was trained on, for replay by a learner (empty: none)."""
 
     plugin: str = "flow_vla"
     horizon: int = field(default=16, metadata={"ge": 1})
@@ -89,7 +89,7 @@ class FlowVLAPolicy:
             try:
                 with safe_open(str(path), "pt") as file:
                     made_for = (file.metadata() or {}).get("config_hash")
-                policy.network.load_state_dict({name: value.float() for name, value in load_file(str(path)).items()})
+                    policy.network.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
             except Exception as error:  # safetensors and torch raise their own types; whatever it is, the file is unusable
                 raise AssetError(f"{path.name}: does not fit the policy ({error}); make it again with `make assets`") from None
             if made_for != policy.spec.config_hash:

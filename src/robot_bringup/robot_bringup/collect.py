@@ -9,20 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from robot_bringup.offline import TRUTH_FRAMES
+from robot_bringup.offline import Acting, proprioception
 from robot_bringup.recording import Recording
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
-from whetstone.contracts import Observation, Policy
+from whetstone.contracts import Policy
 from whetstone.demonstrations import FRAME_STRIDE
-from whetstone.gripper import GripperTrigger
-from whetstone.guard import Guard
 from whetstone.plugins import load_plugin
-from whetstone.profile import RobotProfile, load_profile
+from whetstone.profile import load_profile
 from whetstone.task import TaskSpec, load_task
 
 COUNTS = {"pick_and_place": 160}
@@ -30,35 +27,24 @@ OTHER_COUNT = 40
 AFTER_SUCCESS = 24  # control steps recorded after the task is done: the loop ends an episode within some of them
 
 
-def record(sim: Simulation, policy: Policy, task: TaskSpec, profile: RobotProfile, seed: int, path: Path) -> bool:
+def record(sim: Simulation, policy: Policy, task: TaskSpec, seed: int, path: Path) -> bool:
     """One sampled episode to `path`; returns whether it succeeded."""
-    sim.reset(task, seed)
-    policy.reset(task.instruction, seed, False)
-    guard, recording = Guard(profile), Recording(sim)
-    trigger, goal = GripperTrigger(profile.gripper.hysteresis), 1.0
-    previous, chunk, held, left, done = None, np.zeros(0), 0, AFTER_SUCCESS, False
+    acting = Acting(sim, policy, task, seed, greedy=False)
+    recording, left = Recording(sim), AFTER_SUCCESS
     for step in range(task.max_steps):
-        frame, decide = step % FRAME_STRIDE == 0, step % policy.spec.execute == 0
+        frame, decide = step % FRAME_STRIDE == 0, acting.due(step)
         seen = sim.observe(images=frame or decide)
-        measured = np.append(seen.positions, seen.gripper_opening).astype(np.float32)
-        truth = sim.truth()
-        held = held + 1 if truth.success else 0
-        done = done or held >= TRUTH_FRAMES
+        truth = acting.judge()
         if frame:
             recording.frame(step, seen, truth)
-        left -= done
+        left -= acting.done
         if left < 0:
             break
         if decide:
-            copies = {name: image.copy() for name, image in seen.images.items()}
-            chunk = policy.act(Observation(step * profile.period_ns, copies, measured)).actions
-        previous = guard.check(chunk[step % policy.spec.execute], measured, previous, profile.period)
-        recording.act(measured, previous.command)
-        due = trigger.update(float(previous.command[-1]))
-        goal = goal if due is None else due
-        sim.step(previous.command[:-1], goal)
-    recording.save(path, task, "rollout", seed, done)
-    return done
+            acting.decide(step, seen)
+        recording.act(proprioception(seen), acting.act(step, seen))
+    recording.save(path, task, "rollout", seed, acting.done)
+    return acting.done
 
 
 def collect(robot: str, out: Path, policy_name: str, tasks: list[str], seed: int) -> None:
@@ -73,7 +59,7 @@ def collect(robot: str, out: Path, policy_name: str, tasks: list[str], seed: int
         for index in tqdm(range(count), desc=f"{robot} {name}", disable=None):
             path = out / robot / name / f"rollout-{index:04d}.npz"
             if not path.exists():
-                done += record(sim, policy, task, profile, seed + 10_000 * config.available("tasks").index(name) + index, path)
+                done += record(sim, policy, task, seed + 10_000 * config.available("tasks").index(name) + index, path)
         print(f"{robot} {name}: {count} episodes of the policy, {done} of the new ones succeeded", flush=True)
     sim.close()
 

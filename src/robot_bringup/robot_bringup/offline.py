@@ -1,8 +1,8 @@
 """The closed loop in one process, without ROS: for model cards, tests and quick studies.
 
 Role: drives a policy plug-in (and, if given, a reward plug-in) in the simulator the way the nodes do: same guard, same chunk
-execution, same
-joining. What counts is measured over ROS; this is for what needs hundreds of episodes at training time. Does not depend on rclpy.
+execution, same joining. What counts is measured over ROS; this is for what needs hundreds of episodes at training time. Does not
+depend on rclpy.
 """
 
 from __future__ import annotations
@@ -11,13 +11,64 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot_bringup.sim.simulation import Simulation
-from whetstone.contracts import Observation, Policy, RewardModel, RewardSample, Rollout
+from robot_bringup.sim.simulation import SimState, Simulation
+from robot_bringup.sim.tasks import Truth
+from whetstone.contracts import Chunk, Observation, Policy, RewardModel, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
 
 TRUTH_FRAMES = 5  # the condition must hold for so many control steps, as the evaluator asks
+
+
+class Acting:
+    """A policy at work on one episode of the simulation, as the policy node does it: chunks, guard, edge-triggered gripper.
+
+    The caller observes once a control period, asks `decide` where `due`, then `act`. `done`: the task's condition has held for
+    TRUTH_FRAMES control steps in a row, as far as `judge` was asked.
+    """
+
+    def __init__(self, sim: Simulation, policy: Policy, task: TaskSpec, seed: int, greedy: bool):
+        sim.reset(task, seed)
+        policy.reset(task.instruction, seed, greedy)
+        self._sim, self._policy, self._profile = sim, policy, sim.profile
+        self._guard, self._trigger = Guard(sim.profile), GripperTrigger(sim.profile.gripper.hysteresis)
+        self._goal, self._previous, self._chunk, self._held = 1.0, None, np.zeros(0), 0
+        self.done = False
+
+    def due(self, step: int) -> bool:
+        """Whether a new chunk is wanted at this control step."""
+        return step % self._policy.spec.execute == 0
+
+    def judge(self) -> Truth:
+        """Ground truth of this control step."""
+        truth = self._sim.truth()
+        self._held = self._held + 1 if truth.success else 0
+        self.done = self.done or self._held >= TRUTH_FRAMES
+        return truth
+
+    def decide(self, step: int, seen: SimState) -> tuple[Observation, Chunk]:
+        """A new chunk for what was seen (with images) at this control step."""
+        images = {name: image.copy() for name, image in seen.images.items()}
+        observation = Observation(step * self._profile.period_ns, images, proprioception(seen))
+        answer = self._policy.act(observation)
+        self._chunk = answer.actions
+        return observation, answer
+
+    def act(self, step: int, seen: SimState) -> np.ndarray:
+        """One control period; returns the command (joints in rad, gripper opening) that the guard let through."""
+        wanted = self._chunk[step % self._policy.spec.execute]
+        self._previous = self._guard.check(wanted, proprioception(seen), self._previous, self._profile.period)
+        command = self._previous.command
+        due = self._trigger.update(float(command[-1]))
+        self._goal = self._goal if due is None else due
+        self._sim.step(command[:-1], self._goal)
+        return command
+
+
+def proprioception(seen: SimState) -> np.ndarray:
+    """Joint positions (rad) and gripper opening as one float32 vector."""
+    return np.append(seen.positions, seen.gripper_opening).astype(np.float32)
 
 
 @dataclass
@@ -55,22 +106,17 @@ def run_episode(
 ) -> Episode:
     """One episode. With a reward model and a debounce it ends as training does, else as evaluation does (truth or time-out)."""
     profile, spec = sim.profile, policy.spec
-    sim.reset(task, seed)
-    policy.reset(task.instruction, seed, greedy)
+    acting = Acting(sim, policy, task, seed, greedy)
     if reward is not None:
         reward.reset(f"offline-{seed}", task.instruction, seed)
-    guard, previous = Guard(profile), None
     decisions: list[tuple[int, Observation, np.ndarray, np.ndarray | None, float]] = []
     samples: dict[int, RewardSample] = {}
-    held, done, step, outcome = 0, False, 0, "timeout"
-    chunk = np.zeros(0)
-    trigger, goal = GripperTrigger(profile.gripper.hysteresis), 1.0
+    step, outcome = 0, "timeout"
     for step in range(task.max_steps + 1):
         stamp = step * profile.period_ns
         scored = reward is not None and step % reward.needs.every == 0
-        decide = step % spec.execute == 0
+        decide = acting.due(step)
         seen = sim.observe(images=scored or decide)
-        measured = np.append(seen.positions, seen.gripper_opening).astype(np.float32)
         if scored:
             assert reward is not None
             sample = reward.observe(seen.images, stamp)
@@ -79,20 +125,14 @@ def run_episode(
                 if debounce is not None and debounce(sample):
                     outcome = "success"
                     break
-        held = held + 1 if sim.truth().success else 0
-        done = done or held >= TRUTH_FRAMES
-        if (debounce is None and done) or step == task.max_steps:
-            outcome = "success" if debounce is None and done else "timeout"
+        acting.judge()
+        if (debounce is None and acting.done) or step == task.max_steps:
+            outcome = "success" if debounce is None and acting.done else "timeout"
             break
         if decide:
-            observation = Observation(stamp, {name: image.copy() for name, image in seen.images.items()}, measured)
-            answer = policy.act(observation)
-            chunk = answer.actions
+            observation, answer = acting.decide(step, seen)
             decisions.append((stamp, observation, answer.actions, answer.latent, answer.log_probability))
-        previous = guard.check(chunk[step % spec.execute], measured, previous, profile.period)
-        due = trigger.update(float(previous.command[-1]))
-        goal = goal if due is None else due
-        sim.step(previous.command[:-1], goal)
+        acting.act(step, seen)
     last = sim.observe()
     names = ("raw", "progress", "process", "completion", "contrastive", "total")
     stamps = [decision[0] for decision in decisions]
@@ -116,10 +156,10 @@ def run_episode(
         policy_versions=np.zeros(len(decisions), np.uint64),
         rewards=rewards,
         last_images=last.images,
-        last_proprioception=np.append(last.positions, last.gripper_opening).astype(np.float32),
+        last_proprioception=proprioception(last),
         reward_model_id=reward.model_id if reward is not None else "",
     )
-    return Episode(rollout, done, step, [samples[key] for key in sorted(samples)])
+    return Episode(rollout, acting.done, step, [samples[key] for key in sorted(samples)])
 
 
 def success_rate(sim: Simulation, policy: Policy, task: TaskSpec, seeds: range, greedy: bool) -> float:

@@ -22,12 +22,10 @@ class Faults:
     """How a demonstrator errs.
 
     aim: standard deviation (in cube edges) of where it grasps, drawn once per try. habit: where it grasps on average, in cube edges
-    off the middle (x, y of the world). jitter: standard deviation (m) of a slowly
-    varying error of the hand's path. speed: range of the episode's speed factor. pause: chance per step to stop for a while.
-    blind: goes on without noticing a missed grasp. miss: aims this many cube edges beside the cube (the first time only, unless
-    blind). drop: opens the hand on the way. stray: lets go this many tray edges beside the goal. other: takes the
-    other cube. stop: stops after this share
-    of max_steps.
+    off the middle (x, y of the world). jitter: standard deviation (m) of a slowly varying error of the hand's path. speed: range of
+    the episode's speed factor. pause: chance per step to stop for a while. blind: goes on without noticing a missed grasp. miss:
+    aims this many cube edges beside the cube (the first time only, unless blind). drop: opens the hand on the way. stray: lets go
+    this many tray edges beside the goal. other: takes the other cube. stop: stops after this share of max_steps.
     """
 
     aim: float = 0.0
