@@ -23,6 +23,7 @@ from learner_node.weighting import weigh
 from whetstone.config import parse
 from whetstone.contracts import FlowPolicy, Rollout, UpdateReport
 from whetstone.errors import ConfigError
+from whetstone.precision import has_bfloat16
 
 WARM_UP = 30  # gradient steps until the learning rate is at its peak
 
@@ -159,7 +160,7 @@ class FlowRefinement:
                 index = torch.from_numpy(self._rng.integers(0, len(self._demonstrations[0]), replayed))
                 seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
             seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
-            with torch.autocast(wanted.device.type, torch.bfloat16):
+            with torch.autocast(wanted.device.type, torch.bfloat16, enabled=has_bfloat16(wanted.device.type)):
                 loss = network.loss(seen, wanted, self._generator).mean()
             self._optimiser.zero_grad()
             loss.backward()
