@@ -17,7 +17,7 @@ from whetstone_msgs.msg import Guard as GuardMessage
 
 from whetstone.images import to_message
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, EVENT, STATE, camera_qos, to_ns, to_stamp
+from whetstone.ros import COMMAND, EVENT, camera_qos, joints_qos, to_ns, to_stamp
 
 PROFILE = load_profile("so100")
 START = 5_000_000_000
@@ -34,7 +34,7 @@ class Robot:
         self.heard, self.commands, self.actions, self.guards, self.goals = [], [], [], [], []
         self.size, self.silent_cameras = (128, 128), ()
         self.cameras = {camera.name: node.create_publisher(Image, camera.topic, camera_qos(realtime)) for camera in PROFILE.cameras}
-        self.joints = node.create_publisher(JointState, PROFILE.joint_states, STATE)
+        self.joints = node.create_publisher(JointState, PROFILE.joint_states, joints_qos(realtime))
         node.create_subscription(JointTrajectory, PROFILE.command.topic, self.on_command, COMMAND)
         node.create_subscription(Action, "policy/action", self.actions.append, EVENT)
         node.create_subscription(GuardMessage, "guard", self.guards.append, EVENT)

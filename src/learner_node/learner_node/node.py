@@ -33,11 +33,11 @@ from whetstone.ros import (
     EPISODE,
     EVENT,
     LATCHED,
-    STATE,
     WEIGHTS_CHUNK,
     WhetstoneNode,
     camera_qos,
     deserialize,
+    joints_qos,
     manifest_to_message,
     run_node,
     stamp_of_raw,
@@ -151,7 +151,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
                     self._recorder.image(name, stamp_of_raw(data), data)
 
             self.create_subscription(Image, self._profile.camera(name).topic, on_image, camera_qos(p.realtime), raw=True)
-        self.create_subscription(JointState, self._profile.joint_states, self._on_joints, STATE, raw=True)
+        self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(p.realtime), raw=True)
 
     def activate(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -235,6 +235,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
         for rollout in self._recorder.ready(time.monotonic()):
             self._rollouts.append(rollout)
             self._jobs.put(lambda rollout=rollout: self._write(rollout))
+        for name, lost in (("empty_episodes", "episodes without one whole decision"), ("dropped_decisions", "decisions without images")):
+            if (count := self._recorder.counters[name]) > self.counters.get(name, 0):
+                self.get_logger().warning(
+                    f"{count} {lost} so far: nothing is learned from them; do the cameras' stamps match the actions'?"
+                )
         self.counters.update(self._recorder.counters)
         if self._iteration is not None and not self._updating and not self._recorder.waiting():
             self._updating = True

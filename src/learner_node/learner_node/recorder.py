@@ -90,8 +90,8 @@ class Recorder:
 
     cameras: names to record; decode: payload of an image -> (height, width, 3) uint8; grace: seconds of wall time that an ended
     episode waits for rewards and frames still under way; ring: frames kept for actions that arrive late.
-    counters: rollouts, discarded_episodes, dropped_decisions (their images never came), unlabelled (rows without a valid reward),
-    late_rewards (came after the rollout was closed).
+    counters: rollouts, discarded_episodes (aborted), empty_episodes (not one whole decision), dropped_decisions (their images never
+    came), unlabelled (rows without a valid reward), late_rewards (came after the rollout was closed).
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Recorder:
                 del self._open[episode_id]
                 rollout = self._close(episode)
                 if rollout is None:
-                    self.counters["discarded_episodes"] += 1
+                    self.counters["empty_episodes"] += 1
                 else:
                     self.counters["rollouts"] += 1
                     done.append(rollout)

@@ -41,11 +41,11 @@ from whetstone.ros import (
     EPISODE,
     EVENT,
     LATCHED,
-    STATE,
     WEIGHTS_CHUNK,
     WhetstoneNode,
     camera_qos,
     deserialize,
+    joints_qos,
     manifest_from_message,
     run_node,
     stamp_of_raw,
@@ -142,7 +142,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._on_image(name, data)
 
             self.create_subscription(Image, profile.camera(name).topic, on_image, camera_qos(p.realtime), raw=True)
-        self.create_subscription(JointState, profile.joint_states, self._on_joints, STATE)
+        self.create_subscription(JointState, profile.joint_states, self._on_joints, joints_qos(p.realtime))
 
     def activate(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()

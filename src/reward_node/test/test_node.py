@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image  # noqa: E402
 from whetstone_msgs.msg import Episode, Reward  # noqa: E402
 
 from whetstone.images import to_message  # noqa: E402
-from whetstone.ros import CAMERA_LOCKSTEP, EVENT, LATCHED, STATE, to_ns, to_stamp  # noqa: E402
+from whetstone.ros import EVENT, FRAME_LOCKSTEP, LATCHED, STATE, to_ns, to_stamp  # noqa: E402
 
 SCRIPT = "import sys; from reward_node.node import main; sys.exit(main())"
 PERIOD = 50_000_000
@@ -47,7 +47,7 @@ class Bench:
         self.node.create_subscription(Reward, "reward", self._reward, EVENT)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, STATE)
         self.episodes = self.node.create_publisher(Episode, "episode", LATCHED)
-        self.cameras = {name: self.node.create_publisher(Image, f"camera/{name}/image_raw", CAMERA_LOCKSTEP) for name in ("front", "wrist")}
+        self.cameras = {name: self.node.create_publisher(Image, f"camera/{name}/image_raw", FRAME_LOCKSTEP) for name in ("front", "wrist")}
 
     def _diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

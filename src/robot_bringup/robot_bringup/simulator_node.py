@@ -25,7 +25,7 @@ from robot_bringup.trajectory import TrajectoryController
 from whetstone.errors import ConfigError, PeerError, WhetstoneError
 from whetstone.images import to_message
 from whetstone.profile import RobotProfile, load_profile
-from whetstone.ros import COMMAND, EPISODE, EVENT, STATE, WhetstoneNode, camera_qos, run_node, to_ns, to_stamp
+from whetstone.ros import COMMAND, EPISODE, EVENT, STATE, WhetstoneNode, camera_qos, joints_qos, run_node, to_ns, to_stamp
 from whetstone.task import load_task
 
 REPUBLISH_AFTER = 1.0
@@ -187,7 +187,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._clock_publisher = self.create_publisher(Clock, "/clock", STATE)
         qos = camera_qos(p.realtime)
         self._camera_publishers = {camera.name: self.create_publisher(Image, camera.topic, qos) for camera in self._profile.cameras}
-        self._joint_publisher = self.create_publisher(JointState, self._profile.joint_states, STATE)
+        self._joint_publisher = self.create_publisher(JointState, self._profile.joint_states, joints_qos(p.realtime))
         self._truth_publisher = self.create_publisher(Truth, "truth", EVENT)
         self._gripper = GripperDriver(self, self._profile)
         self.create_subscription(JointTrajectory, self._profile.command.topic, self._on_command, COMMAND)

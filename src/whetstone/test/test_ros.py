@@ -222,6 +222,17 @@ def test_raw_messages_give_their_stamp_and_their_content(peer: Peer) -> None:
     np.testing.assert_array_equal(images.to_array(ros.deserialize(raw[0], Image)), frame)
 
 
+@pytest.mark.parametrize("qos", [ros.camera_qos(realtime=False), ros.joints_qos(realtime=False), ros.EVENT])
+def test_what_is_said_before_a_subscriber_is_discovered_still_reaches_it(peer: Peer, qos) -> None:
+    publisher = peer.node.create_publisher(String, "frames", qos)
+    for index in range(20):
+        publisher.publish(String(data=str(index)))
+    heard: list[str] = []
+    peer.node.create_subscription(String, "frames", lambda message: heard.append(message.data), qos)
+    peer.spin(lambda: len(heard) >= 20)
+    assert heard == [str(index) for index in range(20)]
+
+
 def test_stamps() -> None:
     for ns in (0, 1, 999_999_999, 1_000_000_000, 2**31 * 1_000_000_000 - 1):
         assert ros.to_ns(ros.to_stamp(ns)) == ns

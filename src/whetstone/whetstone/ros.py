@@ -61,14 +61,15 @@ def _qos(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile
 
 CAMERA_LIVE = _qos(1, reliable=False)
 """Cameras by wall clock: the newest frame wins, a lost one is lost."""
-CAMERA_LOCKSTEP = _qos(200)
-"""Cameras in lockstep: every frame must arrive, also at a subscriber that is seconds behind (nobody waits for the learner)."""
+FRAME_LOCKSTEP = _qos(200, latched=True)
+"""Cameras and joint states in lockstep: every frame must arrive, also at a subscriber that is seconds behind (nobody waits for the
+learner) and at one that the simulator has not discovered yet when the first episode begins."""
 STATE = _qos(200)
-"""Joint states and other small state; as deep as the cameras, for a frame is worth nothing without them."""
+"""Joint states by wall clock and other small state."""
 COMMAND = _qos(1)
 """Driver commands: the newest wins."""
-EVENT = _qos(50)
-"""Rewards, actions, guard reports, truth: every one counts."""
+EVENT = _qos(50, latched=True)
+"""Rewards, actions, guard reports, truth: every one counts, also for a subscriber that is discovered a moment late."""
 LATCHED = _qos(1, latched=True)
 """A publisher's current state, for late joiners too (episode, weights/manifest, learner/update)."""
 EPISODE = _qos(10, latched=True)
@@ -79,7 +80,12 @@ WEIGHTS_CHUNK = _qos(128)
 
 def camera_qos(realtime: bool) -> QoSProfile:
     """QoS of a camera, for its publisher and its subscribers."""
-    return CAMERA_LIVE if realtime else CAMERA_LOCKSTEP
+    return CAMERA_LIVE if realtime else FRAME_LOCKSTEP
+
+
+def joints_qos(realtime: bool) -> QoSProfile:
+    """QoS of joint states, for their publisher and who needs every one of them."""
+    return STATE if realtime else FRAME_LOCKSTEP
 
 
 def to_ns(stamp: Time) -> int:
