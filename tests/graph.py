@@ -43,7 +43,7 @@ class Policy:
     def load(cls, config, profile, device="cpu"):
         return cls(config, profile)
 
-    def reset(self, instruction, seed, greedy):
+    def reset(self, instruction, seed, mode):
         self.count = 0
 
     def act(self, observation):

@@ -20,7 +20,7 @@ from policy_node.flow_network import FlowNetwork
 from policy_node.localiser import Localiser
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
-from whetstone.contracts import Chunk, Observation, PolicySpec
+from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec
 from whetstone.errors import AssetError
 from whetstone.profile import RobotProfile
 from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
@@ -29,8 +29,8 @@ from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
 @dataclass(frozen=True)
 class FlowVLAConfig:
     """plugin: its entry point; horizon: rows per chunk; execute: rows run before the next inference; width, blocks, text_size: of
-    the network; flow_steps: Euler steps; temperature: scale of the sampled noise (the network is told: below 1 it still gives the whole
-    distribution, only 0 is greedy); deployment: how the refined policy is deployed; weights: asset file, {robot} is filled in (empty:
+    the network; flow_steps: Euler steps; exploration: how far an exploring chunk strays from the greedy one, as a share of how far the
+    sampled one does; deployment: how the refined policy is deployed; weights: asset file, {robot} is filled in (empty:
     random weights); demonstrations: asset file with what it was trained on, for replay by a learner (empty: none)."""
 
     plugin: str = "flow_vla"
@@ -40,14 +40,21 @@ class FlowVLAConfig:
     blocks: int = field(default=3, metadata={"ge": 1})
     text_size: int = field(default=64, metadata={"ge": 8})
     flow_steps: int = field(default=5, metadata={"ge": 1})
-    temperature: float = field(default=1.0, metadata={"ge": 0})
+    exploration: float = field(default=0.8, metadata={"ge": 0, "le": 1})
     deployment: Literal["sampled", "greedy"] = "greedy"
     weights: str = "policy_{robot}.safetensors"
     demonstrations: str = "policy_{robot}_demonstrations.safetensors"
 
 
 class FlowVLAPolicy:
-    """Deterministic given (weights, seed): an episode draws its noise from its seed; greedy acts from zero noise."""
+    """Deterministic given (weights, seed): an episode draws its noise from its seed.
+
+    Greedy acts from zero noise; sampled draws noise for every chunk; exploring draws it once and keeps it for the episode. Noise that
+    is new with every chunk averages out over the 15 chunks of an episode: what then tells successes from failures is mostly the scene,
+    which no update can change. Kept, it shifts the whole episode one way, and the outcome says whether that way was better
+    (state-dependent exploration's argument, Rueckstiess et al. 2008, here for the noise of a flow).
+    `exploration` brings such an episode nearer to the greedy one, so that enough of them succeed to learn from.
+    """
 
     def __init__(self, config: FlowVLAConfig, profile: RobotProfile, vision: VisionEncoder, localiser: Localiser, device: str = "cpu"):
         self.config, self.profile, self.device = config, profile, device
@@ -77,7 +84,8 @@ class FlowVLAPolicy:
         self._text = torch.zeros(1, config.text_size)
         self._previous: torch.Tensor | None = None
         self._rng = np.random.default_rng(0)
-        self._greedy = False
+        self._scale = 0.0
+        self._kept: np.ndarray | None = None  # an exploring episode's noise
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> FlowVLAPolicy:
@@ -103,28 +111,36 @@ class FlowVLAPolicy:
         tensors = {name: value.half().contiguous() for name, value in self.network.state_dict().items()}
         save_file(tensors, str(path), {"config_hash": self.spec.config_hash})
 
-    def reset(self, instruction: str, seed: int, greedy: bool) -> None:
+    def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
         with torch.no_grad():
             self._text = self.network.text([instruction])
         self._previous = None
         self._rng = np.random.default_rng([seed, 13])
-        self._greedy = greedy
+        self._scale = 0.0 if mode == "greedy" else 1.0
+        self._kept = self._draw() if mode == "exploring" else None
+
+    def _draw(self) -> np.ndarray:
+        return self._scale * self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
 
     @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
         """latent: the initial noise of the flow, (horizon * columns,) float32."""
         features = self.vision.features({camera: observation.images[camera][None] for camera in CAMERAS if camera in observation.images})
         proprioception = torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
-        noise = self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
-        scale = 0.0 if self._greedy else self.config.temperature
-        noise *= scale
+        noise = self._draw() if self._kept is None else self._kept
         previous = proprioception if self._previous is None else self._previous
         inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, previous, self._text)
-        chunk = self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps, scale)
+        chunk = self._sample(inputs, noise, self._scale)
+        if self._kept is not None:
+            greedy = self._sample(inputs, np.zeros_like(noise), 0.0)
+            chunk = greedy + self.config.exploration * (chunk - greedy)
         rows = self.network.denormalise(chunk, proprioception)
         self._previous = rows[:, self.config.execute - 1]
         actions = rows[0].cpu().numpy()
         return Chunk(actions=actions.astype(np.float32), latent=noise[0])
+
+    def _sample(self, inputs: torch.Tensor, noise: np.ndarray, scale: float) -> torch.Tensor:
+        return self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps, scale)
 
     @torch.no_grad()
     def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:

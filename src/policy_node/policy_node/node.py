@@ -29,7 +29,7 @@ from policy_node.commands import ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
 from policy_node.weights import Acknowledgement, WeightsReceiver
 from whetstone import config, snapshot
-from whetstone.contracts import Chunk, Observation, Policy
+from whetstone.contracts import Chunk, Observation, Policy, PolicyMode
 from whetstone.errors import ConfigError, InputError, PeerError
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard, GuardResult
@@ -208,7 +208,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         with self._use:
             self._execution.start(to_ns(message.start))
             if message.episode_id != self._begun:
-                self._policy.reset(message.instruction, int(message.seed), bool(message.greedy))
+                self._policy.reset(message.instruction, int(message.seed), _mode(message))
                 self._begun = message.episode_id
                 self._trigger.reset()
                 self._previous = self._last_command = None
@@ -464,6 +464,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
         )
         message.header.stamp = to_stamp(self._measured.stamp if self._measured else 0)
         self._acks.publish(message)
+
+
+def _mode(episode: Episode) -> PolicyMode:
+    if episode.greedy:
+        return "greedy"
+    return "exploring" if episode.mode == Episode.MODE_TRAIN else "sampled"
 
 
 def _floats(values: np.ndarray) -> array.array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_it_fulfils_the_contract(policy):
 def test_same_seed_same_chunk_other_seed_other_chunk(policy):
     chunks = []
     for seed in (3, 3, 4):
-        policy.reset("put the red cube in the tray", seed, greedy=False)
+        policy.reset("put the red cube in the tray", seed, "sampled")
         chunks.append(policy.act(observation()).actions)
     assert np.array_equal(chunks[0], chunks[1])
     assert not np.allclose(chunks[0], chunks[2])
@@ -56,29 +57,52 @@ def test_same_seed_same_chunk_other_seed_other_chunk(policy):
 def test_greedy_has_no_noise_and_does_not_depend_on_the_seed(policy):
     answers = []
     for seed in (1, 2):
-        policy.reset("stack the red cube on the blue cube", seed, greedy=True)
+        policy.reset("stack the red cube on the blue cube", seed, "greedy")
         answers.append(policy.act(observation()))
     assert np.array_equal(answers[0].actions, answers[1].actions)
     assert not np.any(answers[0].latent)
 
 
+def test_exploring_keeps_its_noise_for_the_episode_and_sampling_does_not(policy):
+    latents = {}
+    for mode in ("exploring", "sampled"):
+        policy.reset("touch the red cube", 3, mode)
+        latents[mode] = [policy.act(observation(index)).latent for index in range(3)]
+    assert np.array_equal(latents["exploring"][0], latents["exploring"][2])
+    assert not np.allclose(latents["sampled"][0], latents["sampled"][2])
+    policy.reset("touch the red cube", 4, "exploring")
+    assert not np.allclose(policy.act(observation(0)).latent, latents["exploring"][0])
+
+
+def test_exploration_is_a_share_of_the_way_from_greedy_to_sampled(policy, monkeypatch):
+    def answer(mode, share):
+        monkeypatch.setattr(policy, "config", dataclasses.replace(policy.config, exploration=share))
+        policy.reset("touch the red cube", 5, mode)
+        return policy.act(observation(1)).actions[:, :-1]  # without the opening, which is clipped
+
+    greedy, far, half = answer("greedy", 1.0), answer("exploring", 1.0), answer("exploring", 0.5)
+    assert np.allclose(far, answer("sampled", 1.0), atol=1e-5)  # the first chunk; later ones draw anew
+    assert np.allclose(half, (greedy + far) / 2, atol=1e-5)
+    assert np.allclose(answer("exploring", 0.0), greedy, atol=1e-6)
+
+
 def test_the_instruction_matters(policy):
     actions = []
     for instruction in ("put the red cube in the tray", "touch the red cube"):
-        policy.reset(instruction, 1, greedy=True)
+        policy.reset(instruction, 1, "greedy")
         actions.append(policy.act(observation()).actions)
     assert not np.allclose(actions[0], actions[1])
 
 
 def test_the_latent_reproduces_the_chunk(policy):
     seen = observation(5)
-    policy.reset("touch the red cube", 9, greedy=False)
+    policy.reset("touch the red cube", 9, "sampled")
     answer = policy.act(seen)
     with torch.no_grad():
         state = torch.from_numpy(seen.proprioception)[None]
         images = {camera: image[None] for camera, image in seen.images.items()}
         inputs = policy.encode(images, seen.proprioception[None], answer.actions[None], "touch the red cube")
-        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps, policy.config.temperature)
+        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps, 1.0)
         again = policy.network.denormalise(chunk, state)[0].numpy()
     assert np.allclose(again, answer.actions, atol=1e-6)
 
@@ -132,7 +156,7 @@ def test_trainable_state_round_trip_and_refusals(policy):
 
 def test_a_missing_camera_and_a_wrong_size_are_named(policy):
     seen = observation()
-    policy.reset("touch the red cube", 1, greedy=True)
+    policy.reset("touch the red cube", 1, "greedy")
     with pytest.raises(InputError, match="wrist"):
         policy.act(Observation(0, {"front": seen.images["front"]}, seen.proprioception))
     with pytest.raises(InputError, match="front"):

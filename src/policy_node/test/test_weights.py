@@ -29,7 +29,7 @@ class TinyPolicy:
     def load(cls, config, profile, device="cpu"):
         return cls()
 
-    def reset(self, instruction, seed, greedy):
+    def reset(self, instruction, seed, mode):
         pass
 
     def act(self, observation):

@@ -28,8 +28,8 @@ AFTER_SUCCESS = 24  # control steps recorded after the task is done: the loop en
 
 
 def record(sim: Simulation, policy: Policy, task: TaskSpec, seed: int, path: Path) -> bool:
-    """One sampled episode to `path`; returns whether it succeeded."""
-    acting = Acting(sim, policy, task, seed, greedy=False)
+    """One exploring episode, as in training, to `path`; returns whether it succeeded."""
+    acting = Acting(sim, policy, task, seed, "exploring")
     recording, left = Recording(sim), AFTER_SUCCESS
     for step in range(task.max_steps):
         frame, decide = step % FRAME_STRIDE == 0, acting.due(step)

@@ -13,7 +13,7 @@ import numpy as np
 
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
-from whetstone.contracts import Chunk, Observation, Policy, RewardModel, RewardSample, Rollout
+from whetstone.contracts import Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
@@ -28,9 +28,9 @@ class Acting:
     TRUTH_FRAMES control steps in a row, as far as `judge` was asked.
     """
 
-    def __init__(self, sim: Simulation, policy: Policy, task: TaskSpec, seed: int, greedy: bool):
+    def __init__(self, sim: Simulation, policy: Policy, task: TaskSpec, seed: int, mode: PolicyMode):
         sim.reset(task, seed)
-        policy.reset(task.instruction, seed, greedy)
+        policy.reset(task.instruction, seed, mode)
         self._sim, self._policy, self._profile = sim, policy, sim.profile
         self._guard, self._trigger = Guard(sim.profile), GripperTrigger(sim.profile.gripper.hysteresis)
         self._goal, self._previous, self._chunk, self._held = 1.0, None, np.zeros(0), 0
@@ -99,14 +99,14 @@ def run_episode(
     policy: Policy,
     task: TaskSpec,
     seed: int,
-    greedy: bool,
+    mode: PolicyMode,
     reward: RewardModel | None = None,
     debounce: Debounce | None = None,
     iteration: int = 0,
 ) -> Episode:
     """One episode. With a reward model and a debounce it ends as training does, else as evaluation does (truth or time-out)."""
     profile, spec = sim.profile, policy.spec
-    acting = Acting(sim, policy, task, seed, greedy)
+    acting = Acting(sim, policy, task, seed, mode)
     if reward is not None:
         reward.reset(f"offline-{seed}", task.instruction, seed)
     decisions: list[tuple[int, Observation, np.ndarray, np.ndarray | None, float]] = []
@@ -160,8 +160,3 @@ def run_episode(
         reward_model_id=reward.model_id if reward is not None else "",
     )
     return Episode(rollout, acting.done, step, [samples[key] for key in sorted(samples)])
-
-
-def success_rate(sim: Simulation, policy: Policy, task: TaskSpec, seeds: range, greedy: bool) -> float:
-    """Share of evaluation episodes that end in true success."""
-    return float(np.mean([run_episode(sim, policy, task, seed, greedy).success for seed in seeds]))

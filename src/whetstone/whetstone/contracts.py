@@ -7,9 +7,13 @@ plug-ins through these types alone. Does not depend on rclpy, torch, a simulator
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+
+PolicyMode = Literal["greedy", "sampled", "exploring"]
+"""How a policy acts in an episode: greedy: without noise; sampled: as its distribution has it, every chunk drawn anew; exploring: so that
+a learner can tell what made the difference, e.g. with noise that lasts for the episode."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Policy(Protocol):
         """Build from the YAML of config/policies/<name>.yaml and a RobotProfile. Raises whetstone.errors.ConfigError."""
         ...
 
-    def reset(self, instruction: str, seed: int, greedy: bool) -> None:
-        """Start an episode. All randomness of the episode follows from seed."""
+    def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
+        """Start an episode. All randomness of the episode follows from seed. A policy that knows no exploration of its own samples."""
         ...
 
     def act(self, observation: Observation) -> Chunk: ...
