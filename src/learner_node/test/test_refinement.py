@@ -23,18 +23,16 @@ class TinyNetwork(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(1 + 2 + 1, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
 
-    def velocity(self, inputs, chunk, time):
+    def velocity(self, inputs, chunk, time, scale):
         return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
 
-    def loss(self, inputs, chunk, generator=None):
-        noise, time = torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator)
-        mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
-        return (self.velocity(inputs, mixed, time) - (chunk - noise)).square().mean(-1)
+    def draw(self, chunk, generator=None):
+        return torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator), torch.ones(len(chunk))
 
     def sample(self, inputs, noise, steps, scale):
         chunk = noise
         for step in range(steps):
-            chunk = chunk + self.velocity(inputs, chunk, torch.full((len(noise),), step / steps)) / steps
+            chunk = chunk + self.velocity(inputs, chunk, torch.full((len(noise),), step / steps), None) / steps
         return chunk
 
     def normalise(self, actions, proprioception):
@@ -104,7 +102,7 @@ def rollout(outcome: str, action: tuple[float, float], progress=(0.0, 0.3, 0.6, 
 
 def learner(seed: int = 0, **settings) -> FlowRefinement:
     policy = TinyPolicy(settings.pop("demonstrations", 64))
-    return FlowRefinement.load({"steps": 150, "batch": 64, **settings}, policy, seed)
+    return FlowRefinement.load({"tensors": "all", "learning_rate": 1e-3, "steps": 150, "batch": 64, **settings}, policy, seed)
 
 
 def test_it_is_a_learner_and_asks_for_a_flow_policy():
@@ -117,7 +115,7 @@ def test_it_is_a_learner_and_asks_for_a_flow_policy():
 
 
 def test_it_moves_towards_successes_and_not_towards_failures():
-    taught = learner(demonstrations=0)
+    taught = learner(demonstrations=0, failure_weight=0.0)
     episodes = [rollout("success", (1.0, -1.0), seed=i) for i in range(4)] + [
         rollout("timeout", (-3.0, 3.0), seed=9 + i) for i in range(12)
     ]
@@ -126,6 +124,42 @@ def test_it_moves_towards_successes_and_not_towards_failures():
         assert report.deploy
     assert np.allclose(taught.policy.mean(), (1.0, -1.0), atol=0.3)
     assert report.metrics["reward_success_rate"] == 0.25
+
+
+def practise(failure_weight: float, iterations: int = 2) -> np.ndarray:
+    """A policy that starts as a standard normal and succeeds where its first column is above -0.5; its mean in the end."""
+    taught = learner(demonstrations=0, failure_weight=failure_weight, steps=400, learning_rate=3e-3)
+    taught.update([rollout("success", tuple(point), seed=i) for i, point in enumerate(np.random.default_rng(5).normal(0, 1, (200, 2)))], 0)
+    for iteration in range(1, iterations + 1):
+        with torch.no_grad():
+            noise = torch.randn(60, 2, generator=torch.Generator().manual_seed(iteration))
+            points = taught.policy.network.sample(torch.zeros(60, 1), noise, 10, 1.0).numpy()
+        taught.update(
+            [rollout("success" if point[0] > -0.5 else "timeout", tuple(point), seed=i) for i, point in enumerate(points)], 10 * iteration
+        )
+    return taught.policy.mean()
+
+
+def test_failures_drive_the_policy_away_and_so_faster_to_success():
+    with_failures, without = practise(1.0), practise(0.0)
+    assert with_failures[0] > without[0] + 0.1
+    assert abs(with_failures[1]) < 0.5, "the column that does not matter stays"
+
+
+def test_failures_alone_teach_nothing():
+    taught = learner(failure_weight=1.0)
+    report = taught.update([rollout("timeout", (1.0, 1.0), seed=i) for i in range(6)], 0)
+    assert not report.deploy and report.metrics["avoided"] == 18
+
+
+def test_biases_alone_move_the_policy_and_leave_every_matrix():
+    taught = learner(demonstrations=0, tensors="biases", learning_rate=3e-3)
+    before = taught.trainable_state()
+    for iteration in range(3):
+        taught.update([rollout("success", (1.0, -1.0), seed=i) for i in range(4)], iteration)
+    after = taught.trainable_state()
+    assert {name for name in before if not np.array_equal(before[name], after[name])} == {name for name in before if before[name].ndim == 1}
+    assert np.allclose(taught.policy.mean(), (1.0, -1.0), atol=0.4)
 
 
 def test_demonstrations_are_replayed():
@@ -162,7 +196,7 @@ def test_same_seed_same_weights_other_seed_other_weights():
 
 
 def test_unlabelled_decisions_are_left_out_and_counted():
-    weighting = weigh(rollout("success", (0, 0), progress=(0.0, np.nan, 0.6, 1.0)), 0.02)
+    weighting = weigh(rollout("success", (0, 0), progress=(0.0, np.nan, 0.6, 1.0)), 0.02, 0.5)
     assert weighting.unlabelled == 2
     assert weighting.weights.tolist() == [0, 0, 1]
     report = learner().update([rollout("success", (1, 1), progress=(0.0, np.nan, 0.6, 1.0))], 0)
@@ -170,19 +204,19 @@ def test_unlabelled_decisions_are_left_out_and_counted():
 
 
 def test_a_chunk_that_loses_progress_is_not_imitated():
-    assert weigh(rollout("success", (0, 0), progress=(0.3, 0.1, 0.6, 1.0)), 0.02).weights.tolist() == [0, 1, 1]
+    assert weigh(rollout("success", (0, 0), progress=(0.3, 0.1, 0.6, 1.0)), 0.02, 0.5).weights.tolist() == [0, 1, 1]
 
 
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.floats(0, 1, width=32) | st.just(float("nan")), min_size=2, max_size=12), st.sampled_from(["success", "timeout", "failure"])
 )
-def test_only_labelled_chunks_of_successes_have_weight(progress, outcome):
-    weighting = weigh(rollout(outcome, (0, 0), progress=tuple(progress)), 0.02)
+def test_only_labelled_chunks_have_weight_and_only_those_of_successes_a_positive_one(progress, outcome):
+    weighting = weigh(rollout(outcome, (0, 0), progress=tuple(progress)), 0.02, 0.5)
     gain = np.diff(np.float32(progress).astype(float))
     assert weighting.unlabelled == np.isnan(gain).sum()
     if outcome != "success":
-        assert not weighting.weights.any()
+        assert weighting.weights.tolist() == [-0.5 if np.isfinite(value) else 0.0 for value in gain]
     assert not weighting.weights[np.isnan(gain)].any()
 
 

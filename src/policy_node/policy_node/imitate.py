@@ -27,7 +27,7 @@ from whetstone.vision import VisionEncoder
 
 BATCH = 256
 # What a lab has after an hour of teleoperation; see `demonstrate.py` for the demonstrator's habit that leaves it half-way to the task.
-DEMONSTRATIONS = "pick_and_place=60,push=30,reach=30,stack=30,tray_then_button=9"
+DEMONSTRATIONS = "pick_and_place=170,push=30,reach=30,stack=30,tray_then_button=9"
 
 
 def chunks_of(demonstration: Demonstration, horizon: int) -> tuple[np.ndarray, np.ndarray]:

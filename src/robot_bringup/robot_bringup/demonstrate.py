@@ -23,9 +23,10 @@ from whetstone.task import TaskSpec, load_task
 HUMAN = {"aim": 0.10, "jitter": 0.004, "speed": (0.75, 1.1), "pause": 0.006}
 # The demonstrator whom the base policy imitates in HABITUAL's tasks sees badly how far left the cube is: it grips this far off the
 # middle (cube edges, world x and y) and often misses. A policy that imitates it inherits the habit; only rewards tell it better.
-HABITUAL = {"pick_and_place": 80}
-HABIT = (0.0, -0.65)
-HABIT_AIM = 0.08
+# Many demonstrations, so that the policy has the habit firmly and else reaches precisely: an error that is the same wherever the cube
+# lies can be told from a few hundred episodes' outcomes, one that differs from place to place cannot.
+HABITUAL = {"pick_and_place": 220}
+HABITS = {"franka": {"habit": (0.0, -0.62), "aim": 0.25}, "so100": {"habit": (0.0, -0.7), "aim": 0.12}}
 RETRY_EVERY = 4  # every 4th demonstration misses first and tries again: from the others nobody learns that one can
 # What a policy's failures look like to a camera; a reward model must not take them for success.
 FAILURES: dict[str, dict] = {
@@ -79,7 +80,7 @@ def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int) -> N
         counts = COUNTS.get(name, OTHER_COUNTS)
         plan = [("noisy", Faults(**HUMAN, miss=0.0 if i % RETRY_EVERY else 0.8)) for i in range(counts["noisy"])]
         plan += [("failure", Faults(**{**HUMAN, **list(FAILURES.values())[i % len(FAILURES)]})) for i in range(counts["failure"])]
-        habitual = Faults(**{**HUMAN, "aim": HABIT_AIM, "habit": HABIT})
+        habitual = Faults(**{**HUMAN, **HABITS.get(robot, {})})
         plan += [("habitual", habitual)] * HABITUAL.get(name, 0)
         done = 0
         progress = tqdm(enumerate(plan), total=len(plan), desc=f"{robot} {name}", disable=None)
