@@ -186,7 +186,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         spec = self._policy.spec
         grey = np.full((*spec.image_size, 3), 128, np.uint8)
         home = np.append(self._profile.home, 1.0).astype(np.float32)
-        self._policy.reset("self-test", 0, True)
+        self._policy.reset("self-test", 0, "greedy")
         actions = self._policy.act(Observation(0, dict.fromkeys(spec.cameras, grey), home)).actions
         if actions.shape != (spec.horizon, len(spec.joints) + 1):
             raise InputError(f"the policy answers {actions.shape}, its horizon and joints say {(spec.horizon, len(spec.joints) + 1)}")
