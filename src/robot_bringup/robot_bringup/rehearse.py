@@ -1,0 +1,111 @@
+"""A refinement in one process, without ROS: to try a learner's settings or calibrate a base policy in minutes.
+
+Role: `python -m robot_bringup.rehearse robot:=franka [iterations:=4] [reward:=sarm2] [learner:=flow_refinement] ...`: the policy's
+success before, the training iterations, and after every `every` of them again, one line each. The plug-ins are the nodes'; episodes
+end and are judged by the reward model as in a run, evaluations by ground truth. What counts is measured over ROS (`make demo`). Does
+not depend on rclpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robot_bringup.offline import Debounce, Episode, run_episode
+from robot_bringup.schedule import TEST
+from robot_bringup.sim.simulation import Simulation
+from whetstone import config
+from whetstone.arguments import integer, parse_arguments, run
+from whetstone.contracts import Learner, Policy, PolicyMode, RewardModel
+from whetstone.errors import ConfigError
+from whetstone.plugins import load_plugin
+from whetstone.profile import load_profile
+from whetstone.task import load_task
+
+DEFAULTS = {
+    "robot": "franka",
+    "task": "pick_and_place",
+    "policy": "flow_vla",
+    "reward": "sarm2",
+    "learner": "flow_refinement",
+    "iterations": "4",
+    "episodes": "48",
+    "evaluation_episodes": "50",
+    "every": "2",
+    "seed": "0",
+}
+
+
+class Rehearsal:
+    """One simulation, the policy that acts in it, the reward model that judges it, and a learner with a policy of its own."""
+
+    def __init__(self, given: dict[str, str]):
+        profile = load_profile(given["robot"])
+        self._task = load_task(given["task"], profile.name)
+        folders = {"policy": "policies", "reward": "rewards", "learner": "learners"}
+        settings = {kind: config.load_yaml(config.find(folder, given[kind])) for kind, folder in folders.items()}
+        success = settings["reward"].get("success")
+        if success is None:
+            raise ConfigError(f"reward '{given['reward']}' has no 'success': nothing would end an episode as one")
+        self._threshold, self._frames = float(success["threshold"]), int(success["frames"])
+        policies = load_plugin("whetstone.policies", str(settings["policy"].pop("plugin", given["policy"])))
+        rewards = load_plugin("whetstone.rewards", str(settings["reward"].get("plugin", given["reward"])))
+        learners = load_plugin("whetstone.learners", str(settings["learner"].pop("plugin", given["learner"])))
+        self._sim = Simulation(profile)
+        self._policy: Policy = policies.load(settings["policy"], profile)
+        self._reward: RewardModel = rewards.load(settings["reward"], profile)
+        self._seed = integer(given, "seed")
+        self._learner: Learner = learners.load(settings["learner"], policies.load(settings["policy"], profile), self._seed)
+
+    def evaluate(self, mode: PolicyMode, episodes: int) -> float:
+        """Share of true successes on held-out scenes."""
+        done = [run_episode(self._sim, self._policy, self._task, TEST + index, mode).success for index in range(episodes)]
+        return float(np.mean(done))
+
+    def iterate(self, iteration: int, episodes: int) -> tuple[list[Episode], str]:
+        """An iteration: exploring episodes judged by the reward model, one update, its weights taken over if deployed."""
+        first = 10_000 * (self._seed + 1) + iteration * episodes
+        played = [
+            run_episode(
+                self._sim,
+                self._policy,
+                self._task,
+                first + index,
+                "exploring",
+                self._reward,
+                Debounce(self._threshold, self._frames),
+                iteration,
+            )
+            for index in range(episodes)
+        ]
+        report = self._learner.update([episode.rollout for episode in played], iteration)
+        if report.deploy:
+            self._policy.load_trainable_state(self._learner.trainable_state())
+        return played, report.reason
+
+    def close(self) -> None:
+        self._sim.close()
+
+
+def main(arguments: list[str]) -> None:
+    given = parse_arguments(arguments, DEFAULTS)
+    iterations, episodes, evaluated, every = (integer(given, key) for key in ("iterations", "episodes", "evaluation_episodes", "every"))
+    if iterations < 0 or min(episodes, evaluated, every) < 1:
+        raise ConfigError("iterations:= must be 0 or more; episodes:=, evaluation_episodes:= and every:= at least 1")
+    rehearsal = Rehearsal(given)
+    modes: tuple[PolicyMode, ...] = ("greedy", "sampled")
+
+    def evaluation() -> str:
+        return ", ".join(f"{mode} {rehearsal.evaluate(mode, evaluated):.0%}" for mode in modes) + f" of {evaluated} held-out episodes"
+
+    print(f"{given['robot']} {given['task']}, base policy: {evaluation()}", flush=True)
+    for iteration in range(iterations):
+        played, said = rehearsal.iterate(iteration, episodes)
+        judged = np.mean([episode.rollout.outcome == "success" for episode in played])
+        print(f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}", flush=True)
+        if (iteration + 1) % every == 0 or iteration + 1 == iterations:
+            print(f"after iteration {iteration}: {evaluation()}", flush=True)
+    rehearsal.close()
+
+
+if __name__ == "__main__":
+    run(main)
