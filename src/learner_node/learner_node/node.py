@@ -23,11 +23,11 @@ from whetstone_msgs.srv import ResendChunks
 
 from learner_node.publisher import Pushed, WeightsPublisher
 from learner_node.recorder import REWARD_FIELDS, Decision, EpisodeInfo, Recorder
-from whetstone import config, snapshot
+from whetstone import snapshot
 from whetstone.contracts import Learner, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.ros import (
     EPISODE,
@@ -90,8 +90,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         p = self.parameters
         self._profile = load_profile(p.robot)
         policy = self._load_policy()
-        settings = config.load_yaml(config.find("learners", p.learner))
-        plugin = load_plugin("whetstone.learners", str(settings.pop("plugin", p.learner)))
+        plugin, settings = configured("whetstone.learners", p.learner)
         self._learner: Learner = plugin.load(settings, policy, p.seed)
         self._spec = policy.spec
         self._store = RolloutStore(p.rollouts or Path(p.run_dir) / "rollouts")
@@ -113,8 +112,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def _load_policy(self) -> Policy:
         p = self.parameters
-        settings = config.load_yaml(config.find("policies", p.policy))
-        plugin = load_plugin("whetstone.policies", str(settings.pop("plugin", p.policy)))
+        plugin, settings = configured("whetstone.policies", p.policy)
         policy: Policy = plugin.load(settings, self._profile, p.device)
         if p.weights:
             try:

@@ -33,7 +33,7 @@ from learner_node.weighting import weigh
 from whetstone.config import parse
 from whetstone.contracts import FlowPolicy, Rollout, UpdateReport
 from whetstone.errors import ConfigError
-from whetstone.precision import has_bfloat16
+from whetstone.precision import autocast
 
 WARM_UP = 30  # gradient steps until the learning rate is at its peak
 
@@ -181,7 +181,7 @@ class FlowRefinement:
                 seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
                 sign = torch.cat([sign, torch.ones(replayed)])
             seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
-            with torch.autocast(wanted.device.type, torch.bfloat16, enabled=has_bfloat16(wanted.device.type)):
+            with autocast(wanted.device.type):
                 loss = _loss(network, old, seen, wanted, sign.to(seen.device), self._generator)
             self._optimiser.zero_grad()
             loss.backward()
@@ -196,10 +196,9 @@ def _loss(
     network: Any, old: Any, inputs: torch.Tensor, chunks: torch.Tensor, signs: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """See the module. inputs (B, .), chunks (B, horizon * columns), signs (B,): 1 to imitate, -1 to avoid."""
-    noise, time, scale = network.draw(chunks, generator)
-    mixed = (1 - time[:, None]) * noise + time[:, None] * chunks
+    mixed, time, scale, wanted = network.mix(chunks, generator)
     velocity = network.velocity(inputs, mixed, time, scale)
     with torch.no_grad():
         before = old.velocity(inputs, mixed, time, scale)
     fitted = torch.where(signs[:, None] > 0, velocity, 2 * before - velocity)
-    return (fitted - (chunks - noise)).square().mean()
+    return (fitted - wanted).square().mean()

@@ -26,8 +26,9 @@ class TinyNetwork(nn.Module):
     def velocity(self, inputs, chunk, time, scale):
         return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
 
-    def draw(self, chunk, generator=None):
-        return torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator), torch.ones(len(chunk))
+    def mix(self, chunk, generator=None):
+        noise, time = torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator)
+        return (1 - time[:, None]) * noise + time[:, None] * chunk, time, None, chunk - noise
 
     def sample(self, inputs, noise, steps, scale):
         chunk = noise

@@ -76,13 +76,15 @@ class FlowNetwork(nn.Module):
         return self.chunk_out(hidden)
 
     def loss(self, inputs: torch.Tensor, chunk: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Flow-matching loss per sample, (B,), at random times from noise of random scales (see draw)."""
-        noise, time, scale = self.draw(chunk, generator)
-        mixed = (1 - time[:, None]) * noise + time[:, None] * chunk
-        return (self.velocity(inputs, mixed, time, scale) - (chunk - noise)).square().mean(-1)
+        """Flow-matching loss per sample, (B,), at random times from noise of random scales (see mix)."""
+        mixed, time, scale, wanted = self.mix(chunk, generator)
+        return (self.velocity(inputs, mixed, time, scale) - wanted).square().mean(-1)
 
-    def draw(self, chunk: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """noise (B, horizon * columns) of standard deviation `scale` (B,), and flow times (B,).
+    def mix(
+        self, chunk: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Where training looks: points (B, horizon * columns) between noise and chunk, their flow times (B,), the noise's scale (B,),
+        and the velocity chunk - noise (B, horizon * columns) wanted there.
 
         A network that saw only unit noise answers zero noise, which in so many dimensions is far from all of it, with chunks that no
         demonstrator ever made: so the scale is an input. Half of the samples have scale 1, the rest any scale down to 0, where the
@@ -91,7 +93,8 @@ class FlowNetwork(nn.Module):
         noise = torch.randn(chunk.shape, generator=generator)
         time, scale = torch.rand(len(chunk), generator=generator) ** 1.5, torch.rand(len(chunk), generator=generator)
         scale = (2 * scale).clamp(max=1.0)
-        return (noise * scale[:, None]).to(chunk.device), time.to(chunk.device), scale.to(chunk.device)
+        noise, time, scale = (noise * scale[:, None]).to(chunk.device), time.to(chunk.device), scale.to(chunk.device)
+        return (1 - time[:, None]) * noise + time[:, None] * chunk, time, scale, chunk - noise
 
     def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
         """Euler integration from noise, which has standard deviation `scale`, to a chunk, (B, horizon * columns)."""

@@ -21,7 +21,7 @@ from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.demonstrations import Demonstration, load_demonstrations
 from whetstone.errors import ConfigError
-from whetstone.precision import has_bfloat16
+from whetstone.precision import autocast
 from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
 
@@ -75,7 +75,7 @@ def imitate(robot: str, data: Path, out: Path, steps: int, counts: dict[str, int
         index = torch.from_numpy(rng.integers(0, len(target), BATCH))
         inputs = network.inputs(feature[index], state[index], lead[index], network.text(sentences)[which[index]])
         inputs = inputs + 0.02 * torch.randn_like(inputs)  # keypoints jitter by about this much between two like frames
-        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):  # half the time
+        with autocast():  # half the time
             loss = network.loss(inputs, target[index]).mean()
         optimiser.zero_grad()
         loss.backward()

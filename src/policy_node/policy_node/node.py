@@ -34,7 +34,7 @@ from whetstone.errors import ConfigError, InputError, PeerError
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard, GuardResult
 from whetstone.images import check_size, to_array
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.ros import (
     COMMAND,
@@ -94,8 +94,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         p = self.parameters
         self._profile = load_profile(p.robot)
         path = config.find("policies", p.policy)
-        settings = config.load_yaml(path)
-        plugin = load_plugin("whetstone.policies", str(settings.pop("plugin", p.policy)))
+        plugin, settings = configured("whetstone.policies", p.policy)
         self._policy: Policy = plugin.load(settings, self._profile, p.device)
         self._check_spec(config.show(path))
         if p.weights:

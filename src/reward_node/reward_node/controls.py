@@ -14,10 +14,10 @@ import numpy as np
 
 from reward_node.signals import SuccessSettings, total
 from whetstone.assets import asset_path
-from whetstone.config import config_hash, find, load_yaml, parse
+from whetstone.config import config_hash, parse
 from whetstone.contracts import RewardModel, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class ShuffledReward:
         from safetensors import SafetensorError, safe_open
 
         settings = parse(ShuffledSettings, config, "config/rewards/shuffled.yaml")
-        data = load_yaml(find("rewards", settings.inner))
-        inner = load_plugin("whetstone.rewards", str(data.get("plugin", settings.inner))).load(data, profile, device)
+        plugin, data = configured("whetstone.rewards", settings.inner)
+        inner = plugin.load(data, profile, device)
         if inner.needs.every != settings.every:
             raise ConfigError(
                 f"config/rewards/shuffled.yaml: key 'every' is {settings.every}, but that of {settings.inner} is {inner.needs.every}"

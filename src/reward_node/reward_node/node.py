@@ -16,11 +16,11 @@ import numpy as np
 from sensor_msgs.msg import Image
 from whetstone_msgs.msg import Episode, Reward
 
-from whetstone.config import find, load_yaml, show
+from whetstone.config import find, show
 from whetstone.contracts import RewardModel, RewardSample
 from whetstone.errors import ConfigError, InputError
 from whetstone.images import check_size, to_array
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, Deadline, WhetstoneNode, camera_qos, deserialize, run_node, stamp_of_raw, to_ns, to_stamp
 
@@ -122,8 +122,7 @@ class RewardNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         self.profile = load_profile(self.parameters.robot)
         path = find("rewards", self.parameters.reward)
-        config = load_yaml(path)
-        plugin = load_plugin("whetstone.rewards", str(config.get("plugin", self.parameters.reward)))
+        plugin, config = configured("whetstone.rewards", self.parameters.reward)
         self.model: RewardModel = plugin.load(config, self.profile, self.parameters.device)
         needs = self.model.needs
         for name in needs.cameras:

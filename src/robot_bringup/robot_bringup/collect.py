@@ -18,7 +18,7 @@ from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.contracts import Policy
 from whetstone.demonstrations import FRAME_STRIDE
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.task import TaskSpec, load_task
 
@@ -50,8 +50,8 @@ def record(sim: Simulation, policy: Policy, task: TaskSpec, seed: int, path: Pat
 def collect(robot: str, out: Path, policy_name: str, tasks: list[str], seed: int) -> None:
     """Fill out/<robot>/<task>/ with episodes of the policy; what is there already is kept."""
     profile = load_profile(robot)
-    data = config.load_yaml(config.find("policies", policy_name))
-    policy = load_plugin("whetstone.policies", policy_name).load(data, profile)
+    plugin, settings = configured("whetstone.policies", policy_name)
+    policy = plugin.load(settings, profile)
     sim = Simulation(profile)
     for name in tasks:
         task = load_task(name, robot)

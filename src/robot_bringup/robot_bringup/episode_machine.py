@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from robot_bringup.completion import Completion, Debounce
 from robot_bringup.schedule import PlannedEpisode
 
 NANOSECONDS = 1_000_000_000
@@ -39,14 +40,6 @@ class Outcome(IntEnum):
     FAILURE = 2
     TIMEOUT = 3
     ABORTED = 4
-
-
-@dataclass(frozen=True)
-class Completion:
-    """When a reward model's completion counts as success: >= threshold on so many scored frames in a row."""
-
-    threshold: float = field(default=0.8, metadata={"gt": 0.0, "le": 1.0})
-    frames: int = field(default=2, metadata={"ge": 1})
 
 
 @dataclass(frozen=True)
@@ -150,7 +143,7 @@ class EpisodeMachine:
         self._episodes = episodes
         self._rate = rate
         self._max_steps = max_steps
-        self._completion = completion
+        self._debounce = Debounce(completion) if completion is not None else None
         self._every = reward_every
         self._deadlines = deadlines or Deadlines()
         self._out: deque[State] = deque()
@@ -159,7 +152,6 @@ class EpisodeMachine:
         self._failing_since: float | None = None
         self._paused = False
         self._resume_to: Phase | None = None
-        self._streak = 0
         self._last_score = -1
         self._tally = _Tally()
         self._update: tuple[int, bool] | None = None
@@ -221,14 +213,11 @@ class EpisodeMachine:
             return
         self._last_score = score.stamp
         self._tally.add(score)
-        if state.episode.mode == "train" and self._completion is not None:
-            done = score.valid and score.completion >= self._completion.threshold
-            self._streak = self._streak + 1 if done else 0
-            if self._streak >= self._completion.frames:
-                reason = f"reward model: completion {score.completion:.2f} on {self._streak} frames"
-                self.steps = self._index(score.stamp)
-                self._end(now, Outcome.SUCCESS, reason, score.stamp)
-                return
+        if state.episode.mode == "train" and self._debounce is not None and self._debounce(score.valid, score.completion):
+            reason = f"reward model: completion {score.completion:.2f} on {self._debounce.streak} frames"
+            self.steps = self._index(score.stamp)
+            self._end(now, Outcome.SUCCESS, reason, score.stamp)
+            return
         if self._timed_out_since is not None:
             self._try_time_out(now)
 
@@ -347,7 +336,9 @@ class EpisodeMachine:
         if episode is None:
             self._finish("finished", "all episodes are done")
             return
-        self.steps, self._streak, self._last_score = 0, 0, -1
+        self.steps, self._last_score = 0, -1
+        if self._debounce is not None:
+            self._debounce.streak = 0
         self._tally, self._since = _Tally(), now
         self._timed_out_since = self._failing_since = None
         self._emit(State(Phase.RESETTING, episode, stamp=self.state.stamp))

@@ -21,7 +21,8 @@ from whetstone_msgs.msg import Episode, Reward, Update, WeightsAck
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, schedule
-from robot_bringup.episode_machine import POINTS_AT_LOG, Completion, Deadlines, EpisodeMachine, Phase, Score, State
+from robot_bringup.completion import Completion
+from robot_bringup.episode_machine import POINTS_AT_LOG, Deadlines, EpisodeMachine, Phase, Score, State
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_node, stamp_of_raw, to_ns, to_stamp
 from whetstone.task import load_task

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robot_bringup.completion import Completion, Debounce
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
 from whetstone.contracts import Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
@@ -72,19 +73,6 @@ def proprioception(seen: SimState) -> np.ndarray:
 
 
 @dataclass
-class Debounce:
-    """Ends an episode when completion stays at or above `threshold` for `frames` scored frames (config/rewards: success)."""
-
-    threshold: float
-    frames: int
-    _run: int = 0
-
-    def __call__(self, sample: RewardSample) -> bool:
-        self._run = self._run + 1 if sample.valid and sample.completion >= self.threshold else 0
-        return self._run >= self.frames
-
-
-@dataclass
 class Episode:
     """rollout: as the learner would see it; success: ground truth; steps: control steps run; samples: all scores."""
 
@@ -101,14 +89,15 @@ def run_episode(
     seed: int,
     mode: PolicyMode,
     reward: RewardModel | None = None,
-    debounce: Debounce | None = None,
+    completion: Completion | None = None,
     iteration: int = 0,
 ) -> Episode:
-    """One episode. With a reward model and a debounce it ends as training does, else as evaluation does (truth or time-out)."""
+    """One episode. With a reward model and `completion` it ends as training does, else as evaluation does (truth or time-out)."""
     profile, spec = sim.profile, policy.spec
     acting = Acting(sim, policy, task, seed, mode)
     if reward is not None:
         reward.reset(f"offline-{seed}", task.instruction, seed)
+    debounce = Debounce(completion) if completion is not None else None
     decisions: list[tuple[int, Observation, np.ndarray, np.ndarray | None, float]] = []
     samples: dict[int, RewardSample] = {}
     step, outcome = 0, "timeout"
@@ -122,7 +111,7 @@ def run_episode(
             sample = reward.observe(seen.images, stamp)
             if sample is not None:
                 samples[step] = sample
-                if debounce is not None and debounce(sample):
+                if debounce is not None and debounce(sample.valid, sample.completion):
                     outcome = "success"
                     break
         acting.judge()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robot_bringup import schedule
-from robot_bringup.episode_machine import Completion
+from robot_bringup.completion import Completion
 from robot_bringup.schedule import Segment
 from whetstone import config
 from whetstone.assets import asset_path

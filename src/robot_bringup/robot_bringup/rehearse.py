@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from robot_bringup.offline import Debounce, Episode, run_episode
-from robot_bringup.schedule import TEST
+from robot_bringup.completion import Completion
+from robot_bringup.offline import Episode, run_episode
+from robot_bringup.schedule import development_seeds, training_seeds
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.contracts import Learner, Policy, PolicyMode, RewardModel
 from whetstone.errors import ConfigError
-from whetstone.plugins import load_plugin
+from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.task import load_task
 
@@ -41,29 +42,27 @@ class Rehearsal:
     def __init__(self, given: dict[str, str]):
         profile = load_profile(given["robot"])
         self._task = load_task(given["task"], profile.name)
-        folders = {"policy": "policies", "reward": "rewards", "learner": "learners"}
-        settings = {kind: config.load_yaml(config.find(folder, given[kind])) for kind, folder in folders.items()}
-        success = settings["reward"].get("success")
-        if success is None:
+        rewards, reward_settings = configured("whetstone.rewards", given["reward"])
+        if "success" not in reward_settings:
             raise ConfigError(f"reward '{given['reward']}' has no 'success': nothing would end an episode as one")
-        self._threshold, self._frames = float(success["threshold"]), int(success["frames"])
-        policies = load_plugin("whetstone.policies", str(settings["policy"].pop("plugin", given["policy"])))
-        rewards = load_plugin("whetstone.rewards", str(settings["reward"].get("plugin", given["reward"])))
-        learners = load_plugin("whetstone.learners", str(settings["learner"].pop("plugin", given["learner"])))
-        self._sim = Simulation(profile)
-        self._policy: Policy = policies.load(settings["policy"], profile)
-        self._reward: RewardModel = rewards.load(settings["reward"], profile)
+        self._completion = config.parse(Completion, reward_settings["success"], f"reward '{given['reward']}': success")
+        policies, policy_settings = configured("whetstone.policies", given["policy"])
+        learners, learner_settings = configured("whetstone.learners", given["learner"])
         self._seed = integer(given, "seed")
-        self._learner: Learner = learners.load(settings["learner"], policies.load(settings["policy"], profile), self._seed)
+        self._sim = Simulation(profile)
+        self._policy: Policy = policies.load(policy_settings, profile)
+        self._reward: RewardModel = rewards.load(reward_settings, profile)
+        self._learner: Learner = learners.load(learner_settings, policies.load(policy_settings, profile), self._seed)
 
     def evaluate(self, mode: PolicyMode, episodes: int) -> float:
-        """Share of true successes on held-out scenes."""
-        done = [run_episode(self._sim, self._policy, self._task, TEST + index, mode).success for index in range(episodes)]
+        """Share of true successes on the seed's development scenes: what is tuned here must not be tuned on the test scenes."""
+        first = development_seeds(self._seed)
+        done = [run_episode(self._sim, self._policy, self._task, first + index, mode).success for index in range(episodes)]
         return float(np.mean(done))
 
     def iterate(self, iteration: int, episodes: int) -> tuple[list[Episode], str]:
         """An iteration: exploring episodes judged by the reward model, one update, its weights taken over if deployed."""
-        first = 10_000 * (self._seed + 1) + iteration * episodes
+        first = training_seeds(self._seed) + iteration * episodes
         played = [
             run_episode(
                 self._sim,
@@ -72,7 +71,7 @@ class Rehearsal:
                 first + index,
                 "exploring",
                 self._reward,
-                Debounce(self._threshold, self._frames),
+                self._completion,
                 iteration,
             )
             for index in range(episodes)
@@ -95,7 +94,7 @@ def main(arguments: list[str]) -> None:
     modes: tuple[PolicyMode, ...] = ("greedy", "sampled")
 
     def evaluation() -> str:
-        return ", ".join(f"{mode} {rehearsal.evaluate(mode, evaluated):.0%}" for mode in modes) + f" of {evaluated} held-out episodes"
+        return ", ".join(f"{mode} {rehearsal.evaluate(mode, evaluated):.0%}" for mode in modes) + f" of {evaluated} development episodes"
 
     print(f"{given['robot']} {given['task']}, base policy: {evaluation()}", flush=True)
     for iteration in range(iterations):

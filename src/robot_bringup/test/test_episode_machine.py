@@ -8,7 +8,8 @@ import random
 import pytest
 
 from robot_bringup import schedule
-from robot_bringup.episode_machine import Completion, Deadlines, EpisodeMachine, Outcome, Phase, Score
+from robot_bringup.completion import Completion
+from robot_bringup.episode_machine import Deadlines, EpisodeMachine, Outcome, Phase, Score
 from robot_bringup.schedule import Segment
 
 RATE = 20.0

@@ -13,7 +13,7 @@ from whetstone.errors import ConfigError
 def test_a_short_rehearsal_evaluates_iterates_and_evaluates_again(capsys):
     rehearse.main(["robot:=so100", "iterations:=1", "episodes:=2", "evaluation_episodes:=1", "seed:=3"])
     lines = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"so100 pick_and_place, base policy: greedy \d+%, sampled \d+% of 1 held-out episodes", lines[0])
+    assert re.fullmatch(r"so100 pick_and_place, base policy: greedy \d+%, sampled \d+% of 1 development episodes", lines[0])
     assert re.match(r"iteration 0: (0|50|100)% of 2 episodes successful by the reward; ", lines[1])
     assert lines[2].startswith("after iteration 0: greedy")
 

@@ -1,7 +1,7 @@
 """Plug-ins by name.
 
-Role: finds a policy, reward model or learner class through the entry points of the installed packages. The nodes know
-no concrete class. Imports a plug-in's module only when it is asked for.
+Role: finds a policy, reward model or learner class through the entry points of the installed packages, and the YAML that says which.
+The nodes know no concrete class. Imports a plug-in's module only when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Any, Literal
 
-from whetstone.config import unknown
+from whetstone.config import find, load_yaml, unknown
 from whetstone.errors import ConfigError
 
 Group = Literal["whetstone.policies", "whetstone.rewards", "whetstone.learners"]
@@ -31,3 +31,12 @@ def load_plugin(group: Group, name: str) -> Any:
             except (ImportError, AttributeError) as error:
                 raise ConfigError(f"{_WORDS[group]} plug-in '{name}' ({entry.value}) cannot be loaded: {error}") from error
     raise ConfigError(unknown(f"{_WORDS[group]} plug-in", name, plugin_names(group)))
+
+
+def configured(group: Group, name: str) -> tuple[Any, dict[str, Any]]:
+    """The class and the settings of config/<folder>/<name>.yaml (or of a YAML file by path), for `load`.
+
+    The key `plugin` says which class; without it the configuration's own name does. Raises ConfigError.
+    """
+    settings = load_yaml(find(group.partition(".")[2], name))
+    return load_plugin(group, str(settings.get("plugin", name))), settings

@@ -29,3 +29,8 @@ def has_bfloat16(device: str = "cpu") -> bool:
         return bool(_FLAGS & cpu_flags(Path("/proc/cpuinfo").read_text()))
     except OSError:
         return False
+
+
+def autocast(device: str = "cpu") -> torch.autocast:
+    """For training on `device`: bfloat16 where it pays, else float32."""
+    return torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device))
