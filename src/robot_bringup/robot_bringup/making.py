@@ -24,13 +24,12 @@ from whetstone.errors import ConfigError, InputError
 ASSETS_ARGUMENTS: tuple[Argument, ...] = (
     Argument("robots", "franka,so100", "robots, joined by commas; they are worked on side by side"),
     Argument("data", "build/demonstrations", "folder of the demonstrations", "path"),
-    Argument("out", "assets", "folder of the results", "path"),
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One script: python -m `module`, with these arguments ({robot}, {data}, {out} are filled in)."""
+    """One script: python -m `module`, with these arguments ({robot}, {data} and {out}, the assets folder, are filled in)."""
 
     name: str
     module: str
@@ -57,7 +56,7 @@ def make_assets(given: Mapping[str, str], console: Console) -> int:
     robots = [robot.strip() for robot in typed["robots"].split(",")]
     for robot in robots:
         config.find("robots", robot)
-    data, out = Path(typed["data"]), Path(typed["out"])
+    data, out = Path(typed["data"]), config.root() / "assets"  # nowhere else: a stage reads there what the one before it made
     logs = data.parent / "logs"
     for folder in (data, out, logs):
         folder.mkdir(parents=True, exist_ok=True)

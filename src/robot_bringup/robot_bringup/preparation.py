@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -132,14 +133,21 @@ def configuration_hash(plan: Plan) -> str:
     local = ("run_dir", "domain_id", "namespace", "min_free_gb")
     arguments = {name: value for name, value in plan.arguments.items() if name not in local}
     files = {name: config.load_yaml(path) for name, path in plan.config_files.items()}
-    return config.config_hash({"arguments": arguments, "files": files, "assets": assets_table()})
+    return config.config_hash({"arguments": arguments, "files": files, "assets": assets_table(plan.arguments["robot"])})
 
 
-def assets_table() -> dict[str, str]:
-    """Weights in assets/ -> first 12 hex digits of their sha256; a model card says nothing new of a run."""
+def assets_table(robot: str) -> dict[str, str]:
+    """Weights in assets/ -> first 12 hex digits of their sha256, less those that bear another robot's name (policy_so100.safetensors);
+    a model card says nothing new of a run."""
     folder = config.root() / "assets"
+    others = set(config.available("robots")) - {robot}
     paths = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in paths}
+    names = {str(path.relative_to(folder)): path for path in paths}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        for name, path in names.items()
+        if others.isdisjoint(re.split(r"\W|_", name))
+    }
 
 
 def versions() -> dict[str, str]:

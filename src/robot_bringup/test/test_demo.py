@@ -179,13 +179,14 @@ def test_assets_are_made_in_order_for_each_robot(root, tmp_path, monkeypatch):
         "import sys\nopen(sys.argv[1], 'a').write(sys.argv[2] + '\\n')\nsys.exit('disk on fire' if 'bad' in sys.argv[2] else 0)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    stages = [Stage(name, "stage_module", ("{out}/{robot}.txt", name)) for name in ("one", "two", "three")]
+    stages = [Stage(name, "stage_module", ("{data}/{robot}.txt", name)) for name in ("one", "two", "three")]
     monkeypatch.setattr(making, "STAGES", tuple(stages))
-    words = {"data": str(tmp_path / "d" / "data"), "out": str(tmp_path)}
+    data = tmp_path / "d" / "data"
+    words = {"data": str(data)}
     assert making.make_assets(words, console()) == 0
     for robot in ("franka", "so100"):
-        assert (tmp_path / f"{robot}.txt").read_text().split() == ["one", "two", "three"]
-    monkeypatch.setattr(making, "STAGES", (Stage("bad stage", "stage_module", ("{out}/x.txt", "bad")), stages[0]))
+        assert (data / f"{robot}.txt").read_text().split() == ["one", "two", "three"]
+    monkeypatch.setattr(making, "STAGES", (Stage("bad stage", "stage_module", ("{data}/x.txt", "bad")), stages[0]))
     with pytest.raises(InputError, match="assets: bad stage of franka failed .exit code 1.: disk on fire"):
         making.make_assets({**words, "robots": "franka"}, console())
     with pytest.raises(ConfigError, match="unknown robot 'frank'; did you mean 'franka'"):

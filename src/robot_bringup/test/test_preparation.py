@@ -91,5 +91,10 @@ def test_configuration_hash_follows_results_and_not_places(root, tmp_path):
     (root / "assets").mkdir()
     (root / "assets" / "a.safetensors").write_text("1")
     assert base != of()
+    changed = of()
+    (root / "assets" / "policy_so100.safetensors").write_text("2")
+    assert changed == of(), "another robot's weights change nothing of this one's run"
+    (root / "assets" / "policy_franka.safetensors").write_text("2")
+    assert changed != of()
     (root / "config" / "rewards" / "constant.yaml").write_text("plugin: constant\nevery: 6\n")
     assert len({base, of()}) == 2
