@@ -57,6 +57,7 @@ class Bench:
     def __init__(self, tmp_path, domain, segments, *, peers=("simulator", "policy", "learner"), completion=0.0, broken=(), **parameters):
         self.run_dir, self.broken, self.completion = tmp_path / "run", broken, completion
         self.transitions, self.episodes, self.silent = [], [], False
+        self.weights_status, self.weights_reason = WeightsAck.STATUS_APPLIED, ""
         self.context = Context()
         rclpy.init(context=self.context, domain_id=domain)
         self.executor = SingleThreadedExecutor(context=self.context)
@@ -104,8 +105,8 @@ class Bench:
         self.episodes.append(message)
         self.episode = message
         if message.phase == Episode.PHASE_UPDATING:
-            self.acks.publish(WeightsAck(version=message.iteration + 1))
             version = message.iteration + 1
+            self.acks.publish(WeightsAck(version=version, status=self.weights_status, reason=self.weights_reason))
             self.updates.publish(Update(iteration=message.iteration, version=version, deployed=True, names=["kl"], values=[0.01]))
 
     def step(self):
@@ -245,6 +246,14 @@ def test_a_simulator_that_falls_silent_is_named(bench):
     assert run.finish() != 0
     assert outcome(run)["reason"] == "simulator sent no frame for 1 s"
     assert run.episodes[-1].phase == Episode.PHASE_FINISHED
+
+
+@pytest.mark.parametrize("status", [WeightsAck.STATUS_REFUSED, WeightsAck.STATUS_ROLLED_BACK])
+def test_weights_that_the_policy_did_not_keep_end_the_run(bench, status):
+    run = bench(TRAIN)
+    run.weights_status, run.weights_reason = status, "the policy answers values that are not finite"
+    assert run.finish() != 0
+    assert outcome(run)["reason"] == "policy refused weights version 1: the policy answers values that are not finite"
 
 
 def test_a_scene_that_cannot_be_reset_ends_the_run_with_the_reason(bench):

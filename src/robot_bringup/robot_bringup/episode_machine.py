@@ -229,9 +229,11 @@ class EpisodeMachine:
             self._try_finish_update(now)
 
     def acknowledge(self, now: float, version: int, applied: bool, reason: str) -> None:
-        """The policy applied or refused a snapshot."""
+        """The policy applied a snapshot, or refused it, or went back from it."""
         if applied:
             self._applied = max(self._applied, version)
+        elif version == self.version and version > 0:
+            self.fail(f"policy left weights version {version}: {reason}")
         else:
             self._refused[version] = reason
         self._try_finish_update(now)

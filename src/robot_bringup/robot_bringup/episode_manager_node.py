@@ -212,7 +212,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._publish()
 
     def _on_ack(self, message: WeightsAck) -> None:
-        applied = message.status != WeightsAck.STATUS_REFUSED
+        applied = message.status == WeightsAck.STATUS_APPLIED
         self._machine.acknowledge(time.monotonic(), message.version, applied, message.reason)
         self._publish()
 

@@ -323,6 +323,18 @@ def test_refused_weights_end_the_run_with_the_policy_s_reason():
     assert bench.machine.result == ("failed", "policy refused weights version 1: config_hash differs")
 
 
+def test_weights_in_use_that_the_policy_leaves_end_the_run():
+    bench = Bench(TRAIN).begin()
+    bench.run().time_out()
+    bench.run().time_out()
+    bench.machine.update(0.0, 0, 1, True)
+    bench.machine.acknowledge(0.0, 1, True, "")
+    bench.run()
+    bench.machine.acknowledge(0.0, 1, False, "actions of version 1 are not finite; version 0 is back in use")
+    reason = "policy left weights version 1: actions of version 1 are not finite; version 0 is back in use"
+    assert bench.machine.result == ("failed", reason)
+
+
 def test_reward_summary_leaves_out_what_was_not_given():
     bench = Bench(TRAIN).begin().run()
     bench.score(0, 0.1, progress=0.2, total=0.4)
