@@ -64,6 +64,8 @@ def _main(words: list[str]) -> int:
         "assets": _assets,
     }
     name, *rest = words
+    if name in MODES:
+        raise ConfigError(f"'{name}' is a mode of run: whetstone run {name}")
     if name not in commands:
         raise ConfigError(config.unknown("command", name, commands))
     return commands[name](rest)

@@ -217,9 +217,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "device": values.get("device", "cpu"),
         "weights": values.get("weights", ""),
     }
-    every = contents["reward"].get("every", 0) if mode == "refine" else 0
-    execute = contents["policy"].get("execute", 0) if mode == "refine" else 0
-    if every and execute and execute % every:
+    every = _steps(contents["reward"], "every", config.show(files["reward"])) if mode == "refine" else 0
+    execute = _steps(contents["policy"], "execute", config.show(files["policy"]), every) if mode == "refine" else 0
+    if execute and execute % every:
         # Rewards are joined to decisions by stamp: those that fall between two scores would stay unlabelled.
         raise ConfigError(
             f"{config.show(files['reward'])}: key 'every' is {every}, but the policy decides every {execute} control steps "
@@ -255,6 +255,16 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
+
+
+def _steps(contents: Mapping[str, Any], key: str, source: str, default: int | None = None) -> int:
+    """A number of control steps in a YAML file that `source` names. Raises ConfigError."""
+    value = contents.get(key, default)
+    if value is None:
+        raise ConfigError(f"{source}: key '{key}' is missing: control steps between two scores, for example 4")
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"{source}: key '{key}' is {value!r}; it must be an integer of at least 1 (control steps)")
+    return value
 
 
 def deployment(values: Mapping[str, Any], policy: Mapping[str, Any], source: str) -> str:

@@ -121,9 +121,12 @@ def test_a_missing_asset_is_named_with_the_command_that_makes_it(root, arguments
     ("text", "words"),
     [
         ("every: [", "config/rewards/constant.yaml:1: not valid YAML"),
-        ("success: {treshold: 0.7}", "key 'treshold' is unknown; did you mean 'threshold'?"),
-        ("success: {threshold: 1.5}", "config/rewards/constant.yaml: success: key 'threshold' must be at most 1.0"),
-        ("success: {threshold: 0.5, frames: 0}", "key 'frames' must be at least 1"),
+        ("evry: 4", "config/rewards/constant.yaml: key 'every' is missing"),
+        ("every: four", "config/rewards/constant.yaml: key 'every' is 'four'; it must be an integer of at least 1"),
+        ("every: 0", "key 'every' is 0"),
+        ("every: 4\nsuccess: {treshold: 0.7}", "key 'treshold' is unknown; did you mean 'threshold'?"),
+        ("every: 4\nsuccess: {threshold: 1.5}", "config/rewards/constant.yaml: success: key 'threshold' must be at most 1.0"),
+        ("every: 4\nsuccess: {threshold: 0.5, frames: 0}", "key 'frames' must be at least 1"),
     ],
 )
 def test_bad_yaml_names_file_and_key(root, text, words):
