@@ -19,7 +19,7 @@ from whetstone.demonstrations import STATE_NAMES, Demonstration, load_demonstrat
 from whetstone.precision import autocast
 from whetstone.vision import CAMERAS, VisionEncoder
 
-BATCH = 48
+BATCH = 32
 HELD_OUT = 8  # every 8th episode is kept for the figures
 
 

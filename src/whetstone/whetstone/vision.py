@@ -31,11 +31,11 @@ class KeypointTower(nn.Module):
         super().__init__()
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, 16, 5, stride=2, padding=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(16, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(32, 32, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(32, keypoints, 3, padding=1),
         )
         self.temperature = nn.Parameter(torch.zeros(keypoints))
@@ -44,12 +44,13 @@ class KeypointTower(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) float in [0, 1] -> (B, 3 * keypoints): x, y in [-1, 1] and a bounded peak height of each map."""
         maps = self.convolutions(images - 0.5).float()  # under autocast the coordinates still need full precision
-        batch, keypoints, height, width = maps.shape
-        attention = torch.softmax(maps.flatten(2) * self.temperature.exp()[None, :, None], dim=-1).view_as(maps)
-        x = (attention.sum(2) * torch.linspace(-1, 1, width, device=maps.device)).sum(-1)
-        y = (attention.sum(3) * torch.linspace(-1, 1, height, device=maps.device)).sum(-1)
-        peak = torch.tanh(maps.amax((2, 3)) / 8)
-        return torch.cat([x, y, peak], dim=-1)
+        height, width = maps.shape[2:]
+        maps = maps.flatten(2)
+        attention = torch.softmax(maps * self.temperature.exp()[None, :, None], dim=-1)
+        rows, columns = (torch.linspace(-1, 1, size, device=maps.device) for size in (height, width))
+        where = attention @ torch.cartesian_prod(rows, columns)  # (B, keypoints, 2): y, x
+        peak = torch.tanh(maps.amax(2) / 8)
+        return torch.cat([where[..., 1], where[..., 0], peak], dim=-1)
 
 
 class VisionEncoder(nn.Module):
