@@ -58,7 +58,8 @@ figure.strip{margin-top:1rem}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 th,td{text-align:left;padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--rule);vertical-align:top}
-td.number,th.number{text-align:right}
+th{vertical-align:bottom}
+td:last-child{min-width:10rem}
 pre{overflow-x:auto;font-size:.85rem;line-height:1.45;padding:.8rem 1rem;border:1px solid var(--rule);border-radius:4px}
 summary{cursor:pointer}
 """
@@ -202,13 +203,13 @@ def _updates(updates: Sequence[dict[str, Any]]) -> str:
     if not updates:
         return ""
     names = list(dict.fromkeys(name for record in updates for name in record["metrics"]))
-    heading = ["iteration", "weights", "gate", *names]
+    heading = ["iteration", "weights", *(name.replace("_", " ") for name in names), "gate"]
     table = []
     for record in updates:
         figures = [record["metrics"].get(name) for name in names]
         words = "deployed" if record["deployed"] else "kept"
         table.append(
-            [record["iteration"], f"{words} {record['version']}", record["reason"], *("" if f is None else f"{f:.4g}" for f in figures)]
+            [record["iteration"], f"{words} {record['version']}", *("" if f is None else f"{f:.4g}" for f in figures), record["reason"]]
         )
     return f"<h2>What the learner did</h2>{_table(heading, table)}"
 
