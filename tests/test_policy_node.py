@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,26 @@ def test_every_frame_gets_one_command_and_every_third_an_inference(robot) -> Non
     r.graph.until(lambda: len(r.actions) == 4)
     assert r.actions[-1].episode_id == "train-000-0001"
     assert len(r.commands) == 11
+
+
+def test_a_gripper_goal_of_the_episode_before_holds_nothing_up(robot) -> None:
+    """An episode may end while its last command waits for the gripper: the next one must not wait for that goal, nor hear that command."""
+    r = robot()
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    for index in range(6):
+        r.step(index)
+    # From here on this process spins no more, so that its gripper answers late.
+    late, second = START + 6 * PERIOD, START + 100 * PERIOD
+    r.frame(late)
+    time.sleep(0.5)
+    r.graph.say(Episode.PHASE_ENDED)
+    r.graph.say(Episode.PHASE_RUNNING, "train-000-0001", second)
+    r.frame(second)
+    time.sleep(0.5)
+    r.graph.until(lambda: r.answered(second), seconds=10)
+    assert late not in [to_ns(command.header.stamp) for command in r.commands]
+    opened, closed = PROFILE.opening_to_goal(1.0), PROFILE.opening_to_goal(0.0)
+    assert r.goals == pytest.approx([opened, closed, opened])
 
 
 def test_guard_limits_what_the_policy_asks_and_says_so(robot) -> None:

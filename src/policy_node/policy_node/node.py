@@ -118,7 +118,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._previous: GuardResult | None = None
         self._previous_stamp = 0
         self._last_command: JointTrajectory | None = None
-        self._gripper_asked = False  # lockstep: the command waits until the gripper has its goal
+        self._gripper_goal: object | None = None  # what the gripper has not accepted yet; in lockstep the arm's command waits for it
         self._broken = ""  # why the weights in use must go
         self._observed = time.monotonic()
         self._action = self._new_action()
@@ -220,6 +220,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         with self._use:
             running = self._execution.running
             self._execution.stop()
+            self._gripper_goal = None
         if running and self.parameters.realtime and self._previous is not None:
             joints = self._previous.command[:-1]
             self._arm_commands.publish(self._arm.build(joints, np.zeros_like(joints), 0))
@@ -248,7 +249,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _answer(self) -> None:
         measured = self._measured
-        if measured is None or not self._unanswered or self._gripper_asked or not self._execution.running:
+        if measured is None or not self._unanswered or self._gripper_goal is not None or not self._execution.running:
             return
         index = self._execution.index(measured.stamp)
         if index < 0:
@@ -346,16 +347,14 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._arm_commands.publish(command)
             self._send_gripper(opening, lambda: None)
         else:
-            self._gripper_asked = True
-
-            def accepted() -> None:
-                self._gripper_asked = False
-                self._arm_commands.publish(command)
-
-            self._send_gripper(opening, accepted)
+            self._send_gripper(opening, lambda: self._arm_commands.publish(command))
 
     def _send_gripper(self, opening: float, then: Callable[[], None]) -> None:
-        """Give the gripper its goal as soon as its driver is there; `then` once it accepted. A driver that does not answer is named."""
+        """Give the gripper its goal as soon as its driver is there; `then` once it answered. A driver that does not answer is named.
+
+        A newer goal or the end of the episode takes it back: it is not sent any more if it was not yet, and `then` is not called.
+        """
+        goal = self._gripper_goal = object()
         deadline = self.deadline(self.parameters.deadline * _PATIENCE, self._profile.gripper.action, "acceptance of a gripper goal")
         polls: list[Any] = []
 
@@ -364,9 +363,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 deadline.meet()
                 if not future.result().accepted:
                     self.get_logger().warning(f"{self._profile.gripper.action} refused a goal of opening {opening:.2f}")
-                then()
+                if self._gripper_goal is goal:
+                    self._gripper_goal = None
+                    then()
 
         def send() -> bool:
+            if self._gripper_goal is not goal:
+                deadline.meet()
+                if self._gripper_goal is None:
+                    self._trigger.reset()  # the gripper never heard of it
             if not deadline.met and not self._gripper.server_is_ready():
                 return False
             for timer in polls:

@@ -310,12 +310,13 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         if not self._running() or self._index < 0 or self._index >= self._max_steps:
             return
         now = time.monotonic()
+        missing = (
+            f"command on '{self._profile.command.topic}' from the policy node" if not self._answered else "reward from the reward node"
+        )
         if now - self._waited_since > self.parameters.deadline:
-            missing = (
-                f"command on '{self._profile.command.topic}' from the policy node" if not self._answered else "reward from the reward node"
-            )
             raise PeerError(f"no {missing} for the frame of step {self._index} within {self.parameters.deadline:g} s")
         if now - self._shown > REPUBLISH_AFTER:
+            self.get_logger().info(f"no {missing} for the frame of step {self._index} yet; the frame is published again")
             self.counters["republished"] = self.counters.get("republished", 0) + 1
             self._publish()
 
