@@ -26,7 +26,7 @@ HUMAN = {"aim": 0.10, "jitter": 0.004, "speed": (0.75, 1.1), "pause": 0.006}
 # Many demonstrations, so that the policy has the habit firmly and else reaches precisely: an error that is the same wherever the cube
 # lies can be told from a few hundred episodes' outcomes, one that differs from place to place cannot.
 HABITUAL = {"pick_and_place": 220}
-HABITS = {"franka": {"habit": (0.0, -0.72), "aim": 0.12}, "so100": {"habit": (0.0, -0.76), "aim": 0.12}}
+HABITS = {"franka": {"habit": (0.0, -0.79), "aim": 0.12}, "so100": {"habit": (0.0, -0.76), "aim": 0.12}}
 RETRY_EVERY = 4  # every 4th demonstration misses first and tries again: from the others nobody learns that one can
 # What a policy's failures look like to a camera; a reward model must not take them for success.
 FAILURES: dict[str, dict] = {
