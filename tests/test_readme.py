@@ -1,0 +1,67 @@
+"""The README's figures are those in results/: a table that nobody made again is a failing test."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROBOTS = ("franka", "so100")
+REWARD_METRICS = {
+    "rank correlation of progress with time (VOC), successes": "voc_success",
+    "success/failure ROC-AUC, completion": "success_auc_completion",
+    "success/failure ROC-AUC, progress": "success_auc_progress",
+    "rise over a repeated first frame, at most": "static_rise_max",
+    "failures declared a success": "false_success_rate",
+    "successes not declared": "missed_success_rate",
+}
+DEMO_METRICS = ("success_base", "success_refined", "success_control")
+
+
+def rows(name: str) -> list[dict]:
+    return json.loads((ROOT / "results" / name).read_text())["rows"]
+
+
+def tables() -> list[list[list[str]]]:
+    """Cells of every table in the README, without its rule line."""
+    found = re.findall(r"(?:^\|.*\|\n)+", README, re.MULTILINE)
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()] for table in found]
+
+
+def table(heading: list[str]) -> list[list[str]]:
+    return next(table[2:] for table in tables() if table[0] == heading)
+
+
+def test_reward_model():
+    shown = {line[0]: line[1:] for line in table(["metric", *ROBOTS])}
+    assert set(shown) == set(REWARD_METRICS)
+    for column, robot in enumerate(ROBOTS):
+        values = {row["metric"]: row["value"] for row in rows(f"reward-{robot}.json") if row["case"] == f"{robot}/all"}
+        for words, metric in REWARD_METRICS.items():
+            assert float(shown[words][column]) == pytest.approx(values[metric], abs=0.0005), f"{robot}: {words}"
+
+
+def test_demo():
+    """Success in per cent with its interval, one line for each robot and seed."""
+    values = {(row["case"], row["metric"]): row for row in rows("demo.json")}
+    expected = []
+    for case in sorted({case for case, _ in values}):
+        cells = []
+        for metric in DEMO_METRICS:
+            row = values.get((case, metric))
+            cells.append(f"{100 * row['value']:.0f} % ({100 * row['low']:.0f} to {100 * row['high']:.0f})" if row else "not run")
+        robot, _, seed = case.split("/")
+        expected.append([robot, seed.removeprefix("seed"), *cells])
+    assert table(["robot", "seed", "base, best mode", "refined", "shuffled rewards"]) == expected
+
+
+def test_bench():
+    shown = {line[0]: line[1:] for line in table(["whole loop", *ROBOTS])}
+    for column, robot in enumerate(ROBOTS):
+        values = {row["metric"]: row["value"] for row in rows("bench-loop.json") if row["case"] == f"{robot}/pick_and_place"}
+        assert shown["control steps/s"][column] == f"{values['steps_per_second']:.0f}"
+        assert shown["times real time at 20 Hz"][column] == f"{values['real_time_factor']:.1f}"
