@@ -67,9 +67,12 @@ class FlowNetwork(nn.Module):
 
     def velocity(self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """inputs (B, .), chunk (B, horizon * columns), time and scale (B,) in [0, 1] -> (B, horizon * columns)."""
+        return self._velocity(self.context(inputs), chunk, time, scale)
+
+    def _velocity(self, context: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         frequencies = torch.exp(torch.linspace(0, math.log(200.0), 16, device=time.device))
         angles = time[:, None] * frequencies
-        condition = self.time_in(torch.cat([angles.sin(), angles.cos(), scale[:, None]], dim=-1)) + self.context(inputs)
+        condition = self.time_in(torch.cat([angles.sin(), angles.cos(), scale[:, None]], dim=-1)) + context
         hidden = self.chunk_in(chunk)
         for block in self.blocks:
             hidden = block(hidden, condition)
@@ -96,13 +99,12 @@ class FlowNetwork(nn.Module):
         noise, time, scale = (noise * scale[:, None]).to(chunk.device), time.to(chunk.device), scale.to(chunk.device)
         return (1 - time[:, None]) * noise + time[:, None] * chunk, time, scale, chunk - noise
 
-    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: float) -> torch.Tensor:
-        """Euler integration from noise, which has standard deviation `scale`, to a chunk, (B, horizon * columns)."""
-        chunk = noise
-        scales = torch.full((len(noise),), scale, device=noise.device)
+    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: torch.Tensor) -> torch.Tensor:
+        """Euler integration from noise (B, .), whose rows have the standard deviations `scale` (B,), to chunks (B, horizon * columns)."""
+        chunk, context = noise, self.context(inputs)  # what is seen does not change on the way
         for step in range(steps):
             time = torch.full((len(noise),), step / steps, device=noise.device)
-            chunk = chunk + self.velocity(inputs, chunk, time, scales) / steps
+            chunk = chunk + self._velocity(context, chunk, time, scale) / steps
         return chunk
 
     def normalise(self, actions: torch.Tensor, proprioception: torch.Tensor) -> torch.Tensor:

@@ -130,17 +130,19 @@ class FlowVLAPolicy:
         noise = self._draw() if self._kept is None else self._kept
         previous = proprioception if self._previous is None else self._previous
         inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, previous, self._text)
-        chunk = self._sample(inputs, noise, self._scale)
-        if self._kept is not None:
-            greedy = self._sample(inputs, np.zeros_like(noise), 0.0)
+        if self._kept is None:
+            chunk = self._sample(inputs, noise, [self._scale])
+        else:
+            chunk, greedy = self._sample(inputs.expand(2, -1), np.concatenate([noise, np.zeros_like(noise)]), [self._scale, 0.0]).split(1)
             chunk = greedy + self.config.exploration * (chunk - greedy)
         rows = self.network.denormalise(chunk, proprioception)
         self._previous = rows[:, self.config.execute - 1]
         actions = rows[0].cpu().numpy()
         return Chunk(actions=actions.astype(np.float32), latent=noise[0])
 
-    def _sample(self, inputs: torch.Tensor, noise: np.ndarray, scale: float) -> torch.Tensor:
-        return self.network.sample(inputs, torch.from_numpy(noise).to(self.device), self.config.flow_steps, scale)
+    def _sample(self, inputs: torch.Tensor, noise: np.ndarray, scales: list[float]) -> torch.Tensor:
+        start = torch.from_numpy(noise).to(self.device)
+        return self.network.sample(inputs, start, self.config.flow_steps, torch.tensor(scales, dtype=start.dtype, device=self.device))
 
     @torch.no_grad()
     def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:

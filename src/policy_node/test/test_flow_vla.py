@@ -102,7 +102,7 @@ def test_the_latent_reproduces_the_chunk(policy):
         state = torch.from_numpy(seen.proprioception)[None]
         images = {camera: image[None] for camera, image in seen.images.items()}
         inputs = policy.encode(images, seen.proprioception[None], answer.actions[None], "touch the red cube")
-        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps, 1.0)
+        chunk = policy.network.sample(inputs, torch.from_numpy(answer.latent)[None], policy.config.flow_steps, torch.ones(1))
         again = policy.network.denormalise(chunk, state)[0].numpy()
     assert np.allclose(again, answer.actions, atol=1e-6)
 
@@ -193,7 +193,7 @@ def test_flow_matching_learns_two_modes():
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        samples = network.sample(inputs, torch.randn(256, 2), 10, 1.0)
+        samples = network.sample(inputs, torch.randn(256, 2), 10, torch.ones(256))
     assert (samples[:, 0] > 0.5).float().mean() > 0.25
     assert (samples[:, 0] < -0.5).float().mean() > 0.25
     assert (samples[:, 0].abs() < 0.4).float().mean() < 0.2
@@ -211,7 +211,7 @@ def test_greedy_is_near_the_mean_of_the_chunks_and_sampling_spreads_as_they_do()
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        greedy = network.sample(inputs[:1], torch.zeros(1, 32), 5, 0.0)
-        spread = network.sample(inputs, torch.randn(256, 32), 5, 1.0).std(0)
+        greedy = network.sample(inputs[:1], torch.zeros(1, 32), 5, torch.zeros(1))
+        spread = network.sample(inputs, torch.randn(256, 32), 5, torch.ones(256)).std(0)
     assert (greedy - centre).square().mean().sqrt() < 0.2
     assert 0.3 < spread.mean() < 0.7

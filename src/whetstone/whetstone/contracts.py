@@ -95,7 +95,7 @@ class FlowPolicy(Policy, Protocol):
     """A policy whose trainable part is a flow network over inputs that do not change: what flow learners ask for beyond Policy.
 
     network: a torch module with mix(chunk, generator) -> points of the flow, times, scales, wanted velocities; velocity(inputs, points,
-    times, scales); sample(inputs, noise, steps, scale); normalise(actions, proprioception) and denormalise(chunk, proprioception). All
+    times, scales); sample(inputs, noise, steps, scales); normalise(actions, proprioception) and denormalise(chunk, proprioception). All
     tensors are torch's; chunks are (B, horizon * columns), normalised.
     """
 
