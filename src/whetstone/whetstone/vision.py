@@ -48,7 +48,8 @@ class KeypointTower(nn.Module):
         maps = maps.flatten(2)
         attention = torch.softmax(maps * self.temperature.exp()[None, :, None], dim=-1)
         rows, columns = (torch.linspace(-1, 1, size, device=maps.device) for size in (height, width))
-        where = attention @ torch.cartesian_prod(rows, columns)  # (B, keypoints, 2): y, x
+        with torch.autocast(maps.device.type, enabled=False):  # which would make this product, and so the coordinates, bfloat16
+            where = attention @ torch.cartesian_prod(rows, columns)  # (B, keypoints, 2): y, x
         peak = torch.tanh(maps.amax(2) / 8)
         return torch.cat([where[..., 1], where[..., 0], peak], dim=-1)
 
