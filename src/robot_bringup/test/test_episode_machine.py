@@ -60,6 +60,12 @@ class Bench:
             if step % 4 == 0:
                 self.score(step)
 
+    def iteration(self):
+        """Both episodes of an iteration of TRAIN run out of time."""
+        for _ in range(2):
+            self.run().time_out()
+        return self
+
     def ended(self):
         self.collect()
         return [state for state in self.said if state.phase == Phase.ENDED][-1]
@@ -70,9 +76,7 @@ def test_a_whole_run_in_order():
     for _ in range(2):
         bench.run().machine.success(0.0)
     for iteration in range(2):
-        for _ in range(2):
-            bench.run().time_out()
-        bench.machine.update(0.0, iteration, iteration + 1, True)
+        bench.iteration().machine.update(0.0, iteration, iteration + 1, True)
         bench.machine.acknowledge(0.0, iteration + 1, True, "")
     episode = [Phase.RESETTING, Phase.RUNNING, Phase.ENDED]
     assert bench.collect() == [*episode * 4, Phase.UPDATING, *episode * 2, Phase.UPDATING, Phase.FINISHED]
@@ -300,9 +304,7 @@ def test_a_reset_that_fails_ends_the_run_with_the_simulator_s_reason():
 
 @pytest.mark.parametrize("ack_first", [False, True])
 def test_the_next_iteration_waits_for_update_and_acknowledgement_in_any_order(ack_first):
-    bench = Bench(TRAIN).begin()
-    bench.run().time_out()
-    bench.run().time_out()
+    bench = Bench(TRAIN).begin().iteration()
     if ack_first:
         bench.machine.acknowledge(0.0, 1, True, "")
     bench.machine.update(0.0, 7, 9, True)  # of another iteration
@@ -315,18 +317,14 @@ def test_the_next_iteration_waits_for_update_and_acknowledgement_in_any_order(ac
 
 
 def test_refused_weights_end_the_run_with_the_policy_s_reason():
-    bench = Bench(TRAIN).begin()
-    bench.run().time_out()
-    bench.run().time_out()
+    bench = Bench(TRAIN).begin().iteration()
     bench.machine.update(0.0, 0, 1, True)
     bench.machine.acknowledge(0.0, 1, False, "config_hash differs")
     assert bench.machine.result == ("failed", "policy refused weights version 1: config_hash differs")
 
 
 def test_weights_in_use_that_the_policy_leaves_end_the_run():
-    bench = Bench(TRAIN).begin()
-    bench.run().time_out()
-    bench.run().time_out()
+    bench = Bench(TRAIN).begin().iteration()
     bench.machine.update(0.0, 0, 1, True)
     bench.machine.acknowledge(0.0, 1, True, "")
     bench.run()
