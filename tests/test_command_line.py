@@ -24,7 +24,7 @@ from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
 from whetstone import config
 
-SHORT = ("iterations:=1", "episodes:=2", "evaluation_episodes:=2", "development_episodes:=1")
+SHORT = ("iterations:=1", "episodes:=2", "evaluation_episodes:=2")
 NODES = ("simulator", "reward", "policy", "learner", "evaluator", "episode_manager")
 
 
@@ -133,15 +133,15 @@ def test_a_whole_run_leaves_its_records_and_a_report(work):
     assert "training: 2 episodes" in output and "deployed version 1" in output and "all episodes are done" in output
     found = records.read_all(work.run_dir / records.EPISODES)
     assert [r["episode_id"] for r in found] == [
-        "base_greedy_development-0000", "base_sampled_development-0000", "base_greedy_test-0000", "base_greedy_test-0001",
-        "base_sampled_test-0000", "base_sampled_test-0001", "train-000-0000", "train-000-0001", "refined-0000", "refined-0001",
+        "base_greedy-0000", "base_greedy-0001", "base_sampled-0000", "base_sampled-0001",
+        "train-000-0000", "train-000-0001", "refined-0000", "refined-0001",
     ]  # fmt: skip
     assert {r["outcome"] for r in found} == {"timeout"}
     assert {r["steps"] for r in found} == {24}
-    assert [r["policy_version"] for r in found] == [0] * 8 + [1] * 2
+    assert [r["policy_version"] for r in found] == [0] * 6 + [1] * 2
     evaluation = records.read_all(work.run_dir / records.EVALUATION)
     assert [(r["label"], r["seed"]) for r in evaluation[-2:]] == [("refined", 2_000_000), ("refined", 2_000_001)]
-    assert len(evaluation) == 8
+    assert len(evaluation) == 6
     assert len(records.read_all(work.run_dir / records.TRUTH)) == 2
     assert sorted(path.name for path in (work.run_dir / "rollouts").iterdir()) == ["train-000-0000", "train-000-0001"]
     assert work.nodes() == {}

@@ -31,7 +31,7 @@ def refine(tmp_path, name: str, domain: int):
     argv = [
         *executable("robot_bringup", "whetstone"), "run", "refine", "robot:=so100", "reward:=constant",
         f"policy:={stand_in}", f"learner:={stand_in}",
-        f"iterations:={ITERATIONS}", f"episodes:={EPISODES}", "evaluation_episodes:=1", "development_episodes:=0", "base_evaluation:=false",
+        f"iterations:={ITERATIONS}", f"episodes:={EPISODES}", "evaluation_episodes:=1", "base_evaluation:=false",
         "deployment:=greedy", f"domain_id:={domain}", f"run_dir:={run_dir}", "seed:=4",
     ]  # fmt: skip
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)

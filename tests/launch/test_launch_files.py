@@ -72,7 +72,7 @@ class Launch:
     def refine(self, *more):
         values = {"policy": self.stand_in, "learner": self.stand_in, "reward": "constant", "task": self.task, "robot": "so100"}
         values |= {"run_dir": self.run_dir, "domain_id": self.domain, "iterations": 1, "episodes": 2}
-        values |= {"evaluation_episodes": 1, "development_episodes": 0, **dict(word.split(":=") for word in more)}
+        values |= {"evaluation_episodes": 1, **dict(word.split(":=") for word in more)}
         return self.start("refine", *(f"{name}:={value}" for name, value in values.items()))
 
     def until_running(self, process):

@@ -27,7 +27,7 @@ BENCH_ARGUMENTS: tuple[Argument, ...] = (
     Argument("robots", "franka,so100", "robots, joined by commas"),
     Argument("results", "results/bench-loop.json", "results file to merge the figures into", "path"),
 )
-_DEFAULTS = {"iterations": "1", "episodes": "12", "evaluation_episodes": "0", "development_episodes": "0", "base_evaluation": "false"}
+_DEFAULTS = {"iterations": "1", "episodes": "12", "evaluation_episodes": "0", "base_evaluation": "false"}
 _WARM_UP = 2
 """Episodes at the start that are not counted."""
 

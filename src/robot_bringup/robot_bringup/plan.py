@@ -114,9 +114,6 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("iterations", "6", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
     Argument("episodes", "48", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
-    Argument(
-        "development_episodes", "20", "episodes per mode that choose the base's deployment", "integer", low=0, high=1000, modes=_REFINE
-    ),
     Argument("base_evaluation", "true", "evaluate the base policy before training", "boolean", modes=_REFINE),
     Argument(
         "deployment",
@@ -298,14 +295,13 @@ def _segments(mode: str, values: Mapping[str, Any], contents: Mapping[str, dict[
             raise ConfigError("argument evaluation_episodes:=0 leaves nothing to do; use at least 1")
         modes = ("greedy", "sampled") if chosen == "both" else (chosen,)
         test, count = schedule.test_seeds(seed), values["evaluation_episodes"]
-        return [Segment("evaluate", f"{word}_test", 1, count, test, word == "greedy") for word in modes]
+        return [Segment("evaluate", word, 1, count, test, word == "greedy") for word in modes]
     if chosen == "both":
         raise ConfigError("argument deployment:=both belongs to evaluate; refine takes config, greedy or sampled")
     segments = schedule.refine_segments(
         seed=seed,
         iterations=values["iterations"],
         episodes=values["episodes"],
-        development_episodes=values["development_episodes"],
         evaluation_episodes=values["evaluation_episodes"],
         deployment_greedy=chosen == "greedy",
         base_evaluation=values["base_evaluation"],

@@ -65,10 +65,8 @@ summary{cursor:pointer}
 """
 
 _NAMES = {
-    "base_greedy_development": "base, greedy (choice of mode)",
-    "base_sampled_development": "base, sampled (choice of mode)",
-    "base_greedy_test": "base, greedy",
-    "base_sampled_test": "base, sampled",
+    "base_greedy": "base, greedy",
+    "base_sampled": "base, sampled",
     "refined": "refined",
 }
 
@@ -125,12 +123,11 @@ def _outcome(outcome: dict[str, Any] | None) -> str:
 
 
 def _success(found: dict[str, list[dict[str, Any]]]) -> str:
-    shown = [label for label in found if not label.endswith("_development")]
-    if not shown:
+    if not found:
         return ""
     items, table = [], []
-    for label in shown:
-        n, successes = len(found[label]), sum(line["success"] for line in found[label])
+    for label, lines in found.items():
+        n, successes = len(lines), sum(line["success"] for line in lines)
         low, high = wilson(successes, n)
         items.append((_NAMES.get(label, label.replace("_", " ")), successes / n, low, high))
     chart = charts.bars(
@@ -145,8 +142,7 @@ def _success(found: dict[str, list[dict[str, Any]]]) -> str:
         span = f"{lines[0]['seed']} to {lines[-1]['seed']}"
         table.append([_NAMES.get(label, label.replace("_", " ")), *cells, span])
     best = results.best_mode(found)
-    seeds = "development" if f"base_{best}_development" in found else "test"
-    note = f"<p>The base policy's better mode on the {seeds} seeds is <b>{best}</b>; that is the base to beat.</p>" if best else ""
+    note = f"<p>The base policy's better mode is <b>{best}</b>; that is the base to beat.</p>" if best else ""
     heading = ["policy", "successes", "95 % interval", "mean steps to success", "seeds"]
     return f"<h2>Success on held-out episodes, by ground truth</h2>{chart}{note}{_table(heading, table)}"
 
@@ -177,7 +173,7 @@ def _curves(episodes: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]])
 
 
 def _pictures(run_dir: Path, found: dict[str, list[dict[str, Any]]]) -> str:
-    before = f"base_{results.best_mode(found)}_test"
+    before = f"base_{results.best_mode(found)}"
     pairs = []
     for index, line in enumerate(found.get(before, ())):
         old, new = (run_dir / "pictures" / f"{label}-{index:04d}.npz" for label in (before, "refined"))

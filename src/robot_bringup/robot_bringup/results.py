@@ -38,10 +38,13 @@ def evaluations(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def best_mode(found: dict[str, list[dict[str, Any]]]) -> str | None:
-    """The base policy's better mode on the development seeds: "greedy" or "sampled"; sampled in a draw; None where not evaluated."""
+    """The base policy's better mode on the test seeds: "greedy" or "sampled"; sampled in a draw; None where not evaluated.
+
+    Choosing on the very episodes that are reported favours the base policy, never the refined one.
+    """
     rates = {}
     for mode in ("sampled", "greedy"):
-        lines = found.get(f"base_{mode}_development") or found.get(f"base_{mode}_test")
+        lines = found.get(f"base_{mode}")
         if lines:
             rates[mode] = sum(line["success"] for line in lines) / len(lines)
     return max(rates, key=lambda mode: rates[mode]) if rates else None
@@ -59,7 +62,7 @@ def rows(run_dir: Path, *, control: bool = False) -> list[dict[str, Any]]:
     if not control:
         best = best_mode(found)
         for mode in ("greedy", "sampled"):
-            lines = found.get(f"base_{mode}_test")
+            lines = found.get(f"base_{mode}")
             if lines:
                 result.append(_row(case, f"{BASE}_{mode}", lines))
                 if mode == best:

@@ -4,8 +4,8 @@ Role: turns a list of segments (data, passed to the episode manager as JSON) int
 the seeds of training, development and test apart. Decides nothing about success. Does not depend on ROS.
 
 Seeds below DEMONSTRATIONS belong to training, those from there to DEVELOPMENT to the demonstrations that base policy and reward
-model were trained on, the block at DEVELOPMENT serves to choose how the base policy is deployed, the block at TEST is held
-out for the figures that are reported. A run's own seed picks a block inside each, so that runs do not share episodes.
+model were trained on, the block at DEVELOPMENT serves to try settings (`rehearse`), the block at TEST is held out for the
+figures that are reported. A run's own seed picks a block inside each, so that runs do not share episodes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Segment:
     """Consecutive episodes of one kind.
 
     mode: "train" (the learner updates after every iteration) or "evaluate".
-    label: names an evaluation ("base_greedy_test"); empty in training.
+    label: names an evaluation ("base_greedy"); empty in training.
     episodes: per iteration. seed_base: the first episode's seed; each further episode takes the next one.
     greedy: the policy acts without sampling.
     """
@@ -98,7 +98,7 @@ def training_seeds(run_seed: int) -> int:
 
 
 def development_seeds(run_seed: int) -> int:
-    """First of the seeds that choose the base policy's mode of deployment."""
+    """First of the seeds on which settings are tried."""
     return DEVELOPMENT + _checked(run_seed) * EVALUATION_BLOCK
 
 
@@ -121,29 +121,24 @@ def refine_segments(
     seed: int,
     iterations: int,
     episodes: int,
-    development_episodes: int,
     evaluation_episodes: int,
     deployment_greedy: bool,
     base_evaluation: bool,
 ) -> list[Segment]:
-    """Base policy (both modes, development then test seeds), training, refined policy on the same test seeds.
+    """Base policy in both modes, training, refined policy; evaluations all on the same test seeds.
 
-    evaluation_episodes = 0 trains only; development_episodes = 0 leaves the choice of mode to the test seeds' caller.
+    evaluation_episodes = 0 trains only.
     Raises ConfigError where the episodes do not fit into the run's block of seeds.
     """
     if iterations * episodes > TRAINING_BLOCK:
         raise ConfigError(f"iterations x episodes is {iterations * episodes}; at most {TRAINING_BLOCK} keep the seeds of runs apart")
-    for name, count in (("development_episodes", development_episodes), ("evaluation_episodes", evaluation_episodes)):
-        if count > EVALUATION_BLOCK:
-            raise ConfigError(f"{name} is {count}; at most {EVALUATION_BLOCK} keep the seeds of runs apart")
-    development, test = development_seeds(seed), test_seeds(seed)
+    if evaluation_episodes > EVALUATION_BLOCK:
+        raise ConfigError(f"evaluation_episodes is {evaluation_episodes}; at most {EVALUATION_BLOCK} keep the seeds of runs apart")
+    test = test_seeds(seed)
     segments = []
-    if base_evaluation and development_episodes:
-        segments.append(Segment("evaluate", "base_greedy_development", 1, development_episodes, development, True))
-        segments.append(Segment("evaluate", "base_sampled_development", 1, development_episodes, development, False))
     if base_evaluation and evaluation_episodes:
-        segments.append(Segment("evaluate", "base_greedy_test", 1, evaluation_episodes, test, True))
-        segments.append(Segment("evaluate", "base_sampled_test", 1, evaluation_episodes, test, False))
+        segments.append(Segment("evaluate", "base_greedy", 1, evaluation_episodes, test, True))
+        segments.append(Segment("evaluate", "base_sampled", 1, evaluation_episodes, test, False))
     if iterations:
         segments.append(Segment("train", "", iterations, episodes, training_seeds(seed), False))
     if evaluation_episodes and iterations:

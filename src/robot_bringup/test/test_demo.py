@@ -20,7 +20,6 @@ GOOD = {
     "iterations": "1",
     "episodes": "2",
     "evaluation_episodes": "4",
-    "development_episodes": "2",
 }
 
 

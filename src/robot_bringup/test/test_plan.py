@@ -50,7 +50,7 @@ def test_only_the_evaluator_and_nobody_who_learns_is_told_where_truth_is(root):
 def test_evaluate_plan_has_no_reward_and_no_learner(root):
     planned = plan("evaluate", {"policy": "still", "deployment": "both", "evaluation_episodes": "7"})
     assert names(planned) == ["simulator", "policy", "evaluator", "episode_manager"]
-    assert [(s.label, s.greedy, s.episodes) for s in planned.segments] == [("greedy_test", True, 7), ("sampled_test", False, 7)]
+    assert [(s.label, s.greedy, s.episodes) for s in planned.segments] == [("greedy", True, 7), ("sampled", False, 7)]
     assert node(planned, "simulator").parameters["wait_for_reward"] is False
     assert "success_frames" not in node(planned, "episode_manager").parameters
 
@@ -89,7 +89,7 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"record": "true"}, "record:=true is not there yet"),
         ("refine", {"weights": "/nowhere.safetensors"}, "weights:=/nowhere.safetensors: no such file"),
         ("refine", {"robot": "mine.yaml"}, "mine.yaml: no such file"),
-        ("refine", {**GOOD, "iterations": "0", "evaluation_episodes": "0", "development_episodes": "0"}, "nothing to do"),
+        ("refine", {**GOOD, "iterations": "0", "evaluation_episodes": "0"}, "nothing to do"),
         ("refine", {**GOOD, "deployment": "both"}, "deployment:=both belongs to evaluate"),
         ("refine", {**GOOD, "iterations": "200", "episodes": "100"}, "iterations x episodes is 20000"),
         ("evaluate", {"policy": "still", "evaluation_episodes": "0"}, "evaluation_episodes:=0"),

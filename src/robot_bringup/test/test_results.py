@@ -19,14 +19,12 @@ from robot_bringup.schedule import episodes, refine_segments
 from robot_bringup.statistics import wilson
 from whetstone.errors import InputError
 
-SEGMENTS = refine_segments(
-    seed=1, iterations=2, episodes=2, development_episodes=2, evaluation_episodes=4, deployment_greedy=False, base_evaluation=True
-)
-SUCCESSES = {"base_greedy_development": 2, "base_sampled_development": 1, "base_greedy_test": 1, "base_sampled_test": 3, "refined": 4}
+SEGMENTS = refine_segments(seed=1, iterations=2, episodes=2, evaluation_episodes=4, deployment_greedy=False, base_evaluation=True)
+SUCCESSES = {"base_greedy": 3, "base_sampled": 1, "refined": 4}
 
 
 def make_run(folder, *, result="finished", pictures=True):
-    """A run directory as nodes and supervisor leave it: greedy is better on development seeds, sampled on test seeds."""
+    """A run directory as nodes and supervisor leave it: the base policy is better greedy."""
     folder.mkdir()
     arguments = {"robot": "so100", "task": "pick_and_place", "seed": 1, "policy": "still", "reward": "constant", "learner": "x"}
     settings = {"arguments": arguments, "commit": "abc", "machine": "2 cores", "versions": {"python": "3"}}
@@ -52,7 +50,7 @@ def make_run(folder, *, result="finished", pictures=True):
     if pictures:
         (folder / "pictures").mkdir()
         frames = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8)
-        for name in ("base_greedy_test-0001", "refined-0001"):
+        for name in ("base_greedy-0003", "refined-0003"):
             np.savez_compressed(folder / "pictures" / f"{name}.npz", frames=frames)
     return folder
 
@@ -73,10 +71,10 @@ def test_wilson_holds_the_rate_and_mirrors(n, part):
     assert wilson(n - k, n) == pytest.approx((1 - high, 1 - low))
 
 
-def test_rows_take_the_base_s_mode_from_development_seeds_only(tmp_path):
+def test_rows_take_the_base_s_better_mode(tmp_path):
     rows = {row["metric"]: row for row in results.rows(make_run(tmp_path / "run"))}
     assert {name: row["value"] for name, row in rows.items()} == {
-        "success_base": 0.25, "success_base_greedy": 0.25, "success_base_sampled": 0.75, "success_refined": 1.0,
+        "success_base": 0.75, "success_base_greedy": 0.75, "success_base_sampled": 0.25, "success_refined": 1.0,
     }  # fmt: skip
     row = rows["success_refined"]
     assert (row["case"], row["subject"], row["unit"], row["n"]) == ("so100/pick_and_place/seed1", "whetstone", "fraction", 4)
@@ -130,8 +128,8 @@ def test_report_is_one_file_that_needs_no_other(tmp_path):
     page = write_report(make_run(tmp_path / "run")).read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http://www.w3.org/2000/svg" in page and page.count("http") == page.count("http://www.w3.org/2000/svg")
-    assert "same episode before and after (seed 2001001)" in page
-    assert "better mode on the development seeds is <b>greedy</b>" in page
+    assert "same episode before and after (seed 2001003)" in page
+    assert "better mode is <b>greedy</b>" in page
     assert "kept &lt;best&gt;" in page and "a: &lt;b&gt;" in page
     assert page.count("data:image/webp;base64") == 2
     assert page.count("data:image/png;base64") == 2
@@ -162,8 +160,8 @@ def test_plain_console_prints_a_line_per_segment_and_update(tmp_path):
     with RunConsole(run_dir, SEGMENTS, Console(file=output, width=200)) as view:
         view.update()
     lines = output.getvalue().splitlines()
-    assert lines[0] == "base greedy development: 2 episodes, 100 % success by truth"
-    assert lines[1] == "base sampled development: 2 episodes, 50 % success by truth"
+    assert lines[0] == "base greedy: 4 episodes, 75 % success by truth"
+    assert lines[1] == "base sampled: 4 episodes, 25 % success by truth"
     assert "training: 4 episodes, 50 % success by reward" in lines
     assert lines[-1] == "iteration 1: 1/2 successes by reward, kl 0.01, deployed version 1 (kept <best>)"
 

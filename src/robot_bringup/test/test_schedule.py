@@ -16,7 +16,6 @@ def refine(**changes):
         "seed": 0,
         "iterations": 2,
         "episodes": 3,
-        "development_episodes": 2,
         "evaluation_episodes": 4,
         "deployment_greedy": False,
         "base_evaluation": True,
@@ -27,9 +26,9 @@ def refine(**changes):
 def test_order_numbering_and_seeds_of_a_refine_run():
     segments = refine(seed=3)
     labels = [segment.label or segment.mode for segment in segments]
-    assert labels == ["base_greedy_development", "base_sampled_development", "base_greedy_test", "base_sampled_test", "train", "refined"]
+    assert labels == ["base_greedy", "base_sampled", "train", "refined"]
     found = list(schedule.episodes(segments))
-    assert len(found) == 2 + 2 + 4 + 4 + 6 + 4
+    assert len(found) == 4 + 4 + 6 + 4
     training = [episode for episode in found if episode.mode == "train"]
     assert [(e.iteration, e.index, e.seed, e.last) for e in training] == [
         (0, 0, 30_000, False), (0, 1, 30_001, False), (0, 2, 30_002, True),
@@ -43,8 +42,7 @@ def test_base_and_refined_policy_meet_the_same_test_seeds_in_the_same_order():
     seeds: dict[str, list[int]] = {}
     for episode in schedule.episodes(refine(seed=7)):
         seeds.setdefault(episode.label, []).append(episode.seed)
-    assert seeds["refined"] == seeds["base_greedy_test"] == seeds["base_sampled_test"] == [2_007_000, 2_007_001, 2_007_002, 2_007_003]
-    assert seeds["base_greedy_development"] == seeds["base_sampled_development"] == [1_007_000, 1_007_001]
+    assert seeds["refined"] == seeds["base_greedy"] == seeds["base_sampled"] == [2_007_000, 2_007_001, 2_007_002, 2_007_003]
 
 
 @given(
@@ -57,10 +55,9 @@ def test_base_and_refined_policy_meet_the_same_test_seeds_in_the_same_order():
 def test_purposes_and_runs_never_share_a_seed(a, b, iterations, episodes, evaluations):
     used: dict[tuple[int, str], set[int]] = {}
     for seed in (a, b):
-        for segment in refine(
-            seed=seed, iterations=iterations, episodes=episodes, evaluation_episodes=evaluations, development_episodes=evaluations
-        ):
-            purpose = "train" if segment.mode == "train" else "development" if segment.label.endswith("development") else "test"
+        used[seed, "development"] = {schedule.development_seeds(seed), schedule.development_seeds(seed) + schedule.EVALUATION_BLOCK - 1}
+        for segment in refine(seed=seed, iterations=iterations, episodes=episodes, evaluation_episodes=evaluations):
+            purpose = "train" if segment.mode == "train" else "test"
             last = segment.seed_base + segment.iterations * segment.episodes
             used.setdefault((seed, purpose), set()).update((segment.seed_base, last - 1))
     spans = sorted((min(seeds), max(seeds), key) for key, seeds in used.items())
