@@ -189,7 +189,36 @@ def create_environment() -> None:
     (VENV / "COLCON_IGNORE").touch()
 
 
+def pinned(package: str) -> str:
+    """Its line in requirements.txt: "torch==2.13.0"."""
+    found = re.search(rf"^{package}==\S+", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found is not None, package
+    return found[0]
+
+
+def install_cpu_torch() -> None:
+    """torch's CPU build, of the pinned version, ahead of the rest: PyPI's own build brings gigabytes for GPUs.
+
+    From where pip is configured to look, else by uv, which knows where PyTorch keeps its CPU builds. Where neither has it, PyPI's
+    build is left to come with the rest: it runs without a GPU too.
+    """
+    torch = pinned("torch")
+    try:
+        pip("torch-pip", "--no-deps", f"{torch}+cpu")
+        return
+    except SetupError:
+        say("      pip is not configured to find torch's CPU build: asking PyTorch's own server")
+    try:
+        pip("uv", pinned("uv"))
+        command = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(VENV_PYTHON), "--no-deps", "--torch-backend", "cpu", torch]
+        run("torch-uv", command, show=r"^(Downloading|Prepared|Installed)")
+    except SetupError:
+        say("      note: no CPU build of torch within reach; PyPI's build, with several GB for NVIDIA GPUs, does as well")
+
+
 def install_requirements() -> None:
+    if shutil.which("nvidia-smi") is None:
+        install_cpu_torch()
     files = ["-r", "requirements.txt"]
     if system_ros() is None:
         files += ["-r", "requirements-ros.txt"]

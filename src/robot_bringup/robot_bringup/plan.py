@@ -111,7 +111,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_REFINE),
     Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
     Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
-    Argument("iterations", "6", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
+    Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
     Argument("episodes", "48", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
     Argument("base_evaluation", "true", "evaluate the base policy before training", "boolean", modes=_REFINE),
