@@ -209,8 +209,8 @@ def test_a_simulated_robot_alone_and_a_second_run_on_its_domain(work):
     process = work.start("run", "sim", *words, f"run_dir:={work.run_dir}")
     log = work.run_dir / "logs" / "episode_manager.log"
     work.until(lambda: log.exists() and "all nodes are active: simulator" in log.read_text(), process)
-    code, _, errors = work.call("run", "sim", *words)
-    assert code == 2
+    code, output, errors = work.call("run", "sim", *words)
+    assert (code, output) == (2, "")
     assert re.fullmatch(
         rf"another run \(process {process.pid}\) uses domain_id {work.domain} with namespace so100; use .*", only_line(errors)
     )

@@ -104,7 +104,6 @@ def _run(words: list[str]) -> int:
         return 0
     planned = plan(mode, pairs(words))  # type: ignore[arg-type]
     console = Console()
-    console.print(f"run directory: {planned.run_dir}", highlight=False, soft_wrap=True)
     ended = run(planned, console)
     if ended.code:
         raise RunEnded.of(ended, planned.run_dir)

@@ -69,7 +69,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
     chosen = case(given)
     run_dir = chosen.plan.run_dir
     configuration = configuration_hash(chosen.plan)
-    console.print(f"{chosen.name}: {run_dir}", highlight=False, soft_wrap=True)
+    console.print(chosen.name, highlight=False, soft_wrap=True)
     ended = run(chosen.plan, console)
     if ended.code == 0:
         rows = results.rows(run_dir, control=chosen.control)

@@ -39,6 +39,7 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
     for node in plan.nodes:
         command(node, plan.run_dir)  # an executable that is not installed must be known before anything is created
     with closing(Preparation(plan)) as preparation:
+        console.print(f"run directory: {plan.run_dir}", highlight=False, soft_wrap=True)
 
         def explain() -> str | None:
             outcome = records.read_json(plan.run_dir / records.OUTCOME)
