@@ -1,4 +1,4 @@
-"""TOPReward on a tiny random vision-language model that is built here, offline, and loaded like a real one."""
+"""TOPReward on tiny random vision-language models that are built here, offline, and loaded like real ones."""
 
 from __future__ import annotations
 
@@ -7,67 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from reward_node.topreward import TOPReward
+from reward_node.topreward.window import FixedWindow, GrowingWindow, WindowSettings
+from reward_node.vlm.prefix import from_scratch
 from whetstone.config import find, load_yaml
 from whetstone.errors import AssetError, ConfigError, InputError
 
 SIZE = (32, 32)
-SPECIAL = ["<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", "<pad>"]
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}:{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant:{% endif %}"
-)
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Idefics3 of some hundred thousand parameters (its processor is whole without torchvision)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor, PreTrainedTokenizerFast
-    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
-
-    folder = tmp_path_factory.mktemp("vlm")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(["The answer is: True", "or is it False", "True False True False"] * 20, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end_of_utterance>")
-    images = Idefics3ImageProcessorPil(do_image_splitting=False, size={"longest_edge": 32}, max_image_size={"longest_edge": 32})
-    Idefics3Processor(images, fast, image_seq_len=4, chat_template=TEMPLATE).save_pretrained(folder)
-    config = Idefics3Config(
-        image_token_id=fast.get_vocab()["<image>"],
-        scale_factor=2,
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-        text_config={
-            "model_type": "llama",
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "vocab_size": len(fast),
-            "pad_token_id": tokenizer.token_to_id("<pad>"),
-        },
-    )
-    torch.manual_seed(0)
-    model = Idefics3ForConditionalGeneration(config)
-    # Random weights of the usual size answer alike whatever they see.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5.0)
-    model.save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session", params=[tiny_models.qwen3_vl, tiny_models.idefics3], ids=["qwen3_vl", "idefics3"])
+def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return request.param(tmp_path_factory.mktemp("vlm"))
 
 
 def configuration(model: Any, **changes: Any) -> dict[str, Any]:
@@ -85,56 +42,104 @@ def frames(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     return [{"front": random.integers(0, 256, (*SIZE, 3), dtype=np.uint8)} for _ in range(count)]
 
 
+def stamps(count: int) -> list[int]:
+    """0.4 s apart."""
+    return [400_000_000 * index for index in range(count)]
+
+
 def test_the_user_turn_is_left_open(reward: TOPReward) -> None:
-    reward.reset("a", "put the red cube in the tray", 0)
-    prompt = reward.prompt(8)
+    question = reward.settings.prompt.replace("{instruction}", "put the {red} cube in the tray")
+    layout = reward.scorer.layout
+    segments = [layout.head(), layout.frames([frames(1)[0]["front"]], [0.0]), layout.question(question)]
+    tokenizer = AutoTokenizer.from_pretrained(reward.settings.model)
+    prompt = tokenizer.decode(torch.cat([segment.ids for segment in segments]))
     assert prompt.endswith("The answer is:")
-    assert "put the red cube in the tray" in prompt
-    assert prompt.count("<image>") == 8
-    assert "<end_of_utterance>" not in prompt and "assistant" not in prompt
+    assert "put the {red} cube in the tray" in prompt
+    assert not any(word in prompt for word in ("<end_of_utterance>", "<|im_end|>", "assistant"))
 
 
-def test_the_score_is_a_log_probability_over_the_whole_vocabulary(reward: TOPReward) -> None:
-    """Against the model asked directly: softmax of the last row of its logits."""
-    from PIL import Image
+@pytest.mark.parametrize("window", [{"kind": "growing", "frames": 64}, {"kind": "growing", "frames": 6}, {"kind": "fixed", "frames": 8}])
+def test_live_whole_episode_and_from_scratch_are_one_score(model_folder: Path, window: dict[str, Any]) -> None:
+    """Odd counts, windows that were cut, and repeated frames among them."""
+    reward = TOPReward.load(configuration(model_folder, window=window), None)
+    clip = frames(11)
+    reward.reset("a", "move", 0)
+    live = [reward.observe(images, stamp) for images, stamp in zip(clip, stamps(11), strict=True)]
+    reward.reset("b", "move", 0)
+    whole = reward.score_episode(clip, stamps(11))
+    assert [sample.raw for sample in live] == pytest.approx([sample.raw for sample in whole], abs=1e-4)
+    assert [sample.window for sample in live] == [sample.window for sample in whole]
+    model, layout = AutoModelForImageTextToText.from_pretrained(model_folder, dtype=torch.float32).eval(), reward.scorer.layout
+    tokens = AutoTokenizer.from_pretrained(model_folder).encode(" True False", add_special_tokens=False)
+    chosen = WindowSettings(**window).make()
+    for index in range(11):
+        seen = chosen.add(index)
+        times = [0.5 * slot for slot in range(len(seen))] if window["kind"] == "fixed" else [0.4 * one for one in seen]
+        video = [
+            layout.frames([clip[one]["front"] for one in seen[at : at + layout.patch]], times[at : at + layout.patch])
+            for at in range(0, len(seen), layout.patch)
+        ]
+        question = layout.question(reward.settings.prompt.replace("{instruction}", "move"))
+        answer, contrary = from_scratch(model, layout, [layout.head(), *video, question], tokens)
+        assert live[index].raw == pytest.approx(answer, abs=1e-4)
+        assert live[index].margin == pytest.approx(answer - contrary, abs=2e-4)
 
-    reward.reset("a", "put the red cube in the tray", 0)
-    window = [frame["front"] for frame in frames(8)]
-    answer, contrary = reward.log_probabilities(window)
-    inputs = reward.processor(text=[reward.prompt(8)], images=[Image.fromarray(image) for image in window], return_tensors="pt")
-    with torch.no_grad():
-        probability = reward.model(**inputs).logits[0, -1].double().softmax(dim=-1)
-    vocabulary = reward.processor.tokenizer.get_vocab()
-    assert answer == pytest.approx(float(probability[vocabulary["ĠTrue"]].log()), abs=1e-4)
-    assert contrary == pytest.approx(float(probability[vocabulary["ĠFalse"]].log()), abs=1e-4)
+
+def test_several_instructions_over_one_video(reward: TOPReward) -> None:
+    clip = frames(4)
+    together = reward.compare(clip, stamps(4), ["move", "put the red cube in the tray"])
+    assert together.shape == (4, 2, 2)
+    for column, instruction in enumerate(("move", "put the red cube in the tray")):
+        reward.reset("a", instruction, 0)
+        alone = [sample.raw for sample in reward.score_episode(clip, stamps(4))]
+        assert together[:, column, 0] == pytest.approx(alone, abs=1e-4)
+    assert abs(together[:, 0, 0] - together[:, 1, 0]).min() > 1e-3
 
 
 def test_scores_are_causal_and_see_the_newest_frame(reward: TOPReward) -> None:
     clip = frames(5)
     reward.reset("a", "move", 0)
-    one = reward.score_episode(clip, list(range(5)))
+    one = reward.score_episode(clip, stamps(5))
     reward.reset("b", "move", 0)
-    two = reward.score_episode([*clip[:4], frames(1, 9)[0]], list(range(5)))
+    two = reward.score_episode([*clip[:4], frames(1, 9)[0]], stamps(5))
     assert one[:4] == two[:4]
     assert one[4].raw != two[4].raw
 
 
 def test_a_still_gets_one_score_and_a_window_of_fixed_size(reward: TOPReward) -> None:
     reward.reset("a", "move", 0)
-    samples = reward.score_episode(frames(1) * 6, list(range(6)))
+    samples = reward.score_episode(frames(1) * 6, stamps(6))
     assert len({sample.raw for sample in samples}) == 1
     assert {sample.window for sample in samples} == {8}
+
+
+@settings(deadline=None)
+@given(count=st.integers(2, 12), length=st.integers(1, 600), kind=st.sampled_from([FixedWindow, GrowingWindow]))
+def test_windows_look_back_keep_the_first_frame_and_are_bounded(count: int, length: int, kind: Any) -> None:
+    window = kind(count)
+    for index in range(length):
+        kept = set(window.kept)
+        seen = window.add(index)
+        assert seen[0] == 0 and seen[-1] == index and list(seen) == sorted(seen)
+        assert set(seen) <= kept | {index}, "a frame was wanted that had been let go"
+        assert len(seen) == count if kind is FixedWindow else len(seen) <= count
+        assert len(window.kept) <= 32 * count
+
+
+def test_a_fixed_window_is_uniform_over_time() -> None:
+    window = FixedWindow(4)
+    assert [window.add(index) for index in range(7)][3:] == [(0, 1, 2, 3), (0, 1, 3, 4), (0, 2, 3, 5), (0, 2, 4, 6)]
 
 
 def test_calibration_and_margin(model_folder: Path) -> None:
     reward = TOPReward.load(configuration(model_folder, calibration={"offset": 10.0, "scale": 40.0}), None)
     reward.reset("a", "move", 0)
-    reward.log_probabilities = lambda window: (-2.0, -5.0)
+    reward.scorer.answers = lambda: np.array([[[-2.0, -5.0]]])
     sample = reward.observe(frames(1)[0], 3)
     assert sample.progress == pytest.approx(0.2) and sample.raw == -2.0 and sample.margin == pytest.approx(3.0)
     assert sample.completion == pytest.approx(np.exp(-2) / (np.exp(-2) + np.exp(-5)))
     assert sample.total == pytest.approx((0.2 + sample.completion + 0.5) / 3)
-    reward.log_probabilities = lambda window: (float("nan"), -5.0)
+    reward.scorer.answers = lambda: np.array([[[np.nan, -5.0]]])
     assert not reward.observe(frames(1)[0], 4).valid
 
 
@@ -148,8 +153,8 @@ def test_missing_or_unfit_models_are_named(model_folder: Path, tmp_path: Path) -
         TOPReward.load(configuration(tmp_path), None)
     with pytest.raises(ConfigError, match="tokens in this model's vocabulary"):
         TOPReward.load(configuration(model_folder, answer=" quite certainly"), None)
-    with pytest.raises(ConfigError, match="images"):
-        TOPReward.load(configuration(model_folder, images=4), None)
+    with pytest.raises(ConfigError, match="window.frames"):
+        TOPReward.load(configuration(model_folder, window={"kind": "fixed", "frames": 4}), None)
     with pytest.raises(ConfigError, match="must hold {instruction}"):
         TOPReward.load(configuration(model_folder, prompt="Is it done?"), None)
 

@@ -1,0 +1,104 @@
+"""TOPReward as a reward plug-in.
+
+Role: entry point `topreward`: frames in, samples out. Which frames a score sees: window.py; what the model makes of them: scorer.py.
+Needs no training and no weights of ours. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from reward_node.signals import contrastive, total
+from reward_node.topreward.scorer import VideoScorer
+from reward_node.topreward.settings import TOPRewardSettings
+from reward_node.vlm.loading import VisionLanguageModel, load
+from whetstone.config import config_hash, parse
+from whetstone.contracts import RewardNeeds, RewardSample
+from whetstone.errors import InputError
+
+_SOURCE = "config/rewards/topreward.yaml"
+
+
+class TOPReward:
+    """log p(answer | frames, prompt), mapped to progress; p(answer) against p(contrary) as completion."""
+
+    def __init__(self, settings: TOPRewardSettings, vlm: VisionLanguageModel, config: str) -> None:
+        self.settings = settings
+        self.model_id = f"topreward@{vlm.identity}"
+        self.config_hash = config
+        self.needs = RewardNeeds((settings.camera,), settings.image_size, settings.every)
+        tokens = [vlm.token(settings.answer), vlm.token(settings.contrary)]
+        self.scorer = VideoScorer(vlm.model, vlm.layout, settings.window, tokens)
+        self.reset("", "", 0)
+
+    @classmethod
+    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> TOPReward:
+        """From config/rewards/topreward.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
+        settings = parse(TOPRewardSettings, config, _SOURCE)
+        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE), config_hash(config))
+
+    def reset(self, episode_id: str, instruction: str, seed: int) -> None:
+        """Forget the last episode. Scores are deterministic: seed and episode_id change nothing."""
+        self._begin([instruction])
+
+    def _begin(self, instructions: Sequence[str]) -> None:
+        # Not str.format: an instruction may hold braces.
+        self.scorer.begin([self.settings.prompt.replace("{instruction}", text) for text in instructions])
+        self._first: int | None = None
+        self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+
+    def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
+        """Score the newest frame against the episode so far. InputError where the camera is missing or its size is another."""
+        window = self._add(images, stamp)
+        return self._sample(stamp, window, self.scorer.answers()[0, 0])
+
+    def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
+        """The samples that observe() would give one by one, in as few passes as memory allows. Call reset() first."""
+        windows = [self._add(images, stamp) for images, stamp in zip(frames, stamps, strict=True)]
+        answers = self.scorer.answers()[:, 0]
+        return [self._sample(stamp, window, answer) for stamp, window, answer in zip(stamps, windows, answers, strict=True)]
+
+    def compare(self, frames: list[dict[str, np.ndarray]], stamps: list[int], instructions: Sequence[str]) -> np.ndarray:
+        """(frames, instructions, 2) log-probabilities of answer and contrary, nat, for several instructions over one video: what a
+        wrong instruction scores costs only its own words. Begins a new episode; call reset() afterwards."""
+        self._begin(instructions)
+        for images, stamp in zip(frames, stamps, strict=True):
+            self._add(images, stamp)
+        return self.scorer.answers()
+
+    def _add(self, images: dict[str, np.ndarray], stamp: int) -> int:
+        image = images.get(self.settings.camera)
+        if image is None:
+            raise InputError(f"camera {self.settings.camera}: no image; got {', '.join(sorted(images)) or 'none'}")
+        if image.shape != (*self.settings.image_size, 3) or image.dtype != np.uint8:
+            raise InputError(f"camera {self.settings.camera}: image is {image.shape} {image.dtype}, not {self.settings.image_size}")
+        if self._first is None:
+            self._first = stamp
+        return self.scorer.add(image, (stamp - self._first) / 1e9)
+
+    def _sample(self, stamp: int, window: int, answers: np.ndarray) -> RewardSample:
+        answer, contrary = (float(value) for value in answers)
+        if not (math.isfinite(answer) and math.isfinite(contrary)):
+            return RewardSample(stamp, valid=False, reason="the language model gave a value that is not a number", window=window)
+        calibration, settings = self.settings.calibration, self.settings.contrastive
+        progress = min(max((answer + calibration.offset) / calibration.scale, 0.0), 1.0)
+        contrast = contrastive(progress, self._past[0] if self._past else None, settings.dead_zone)
+        self._past.append(progress)
+        # p(True) against p(False): the only figure of this model that is a probability of being done.
+        completion = 1.0 / (1.0 + math.exp(min(contrary - answer, 60.0)))
+        return RewardSample(
+            stamp,
+            raw=answer,
+            progress=progress,
+            process=progress,
+            completion=completion,
+            contrastive=contrast,
+            total=total(progress, completion, contrast),
+            margin=answer - contrary,
+            window=window,
+        )

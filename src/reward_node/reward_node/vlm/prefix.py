@@ -1,0 +1,178 @@
+"""Exact questions about every prefix of a video, at the price of the video once.
+
+Role: keeps a language model's keys and values of a growing video and lets questions branch off from any point of it. A question sees
+the head and the patches up to that point, and itself, at the positions it would have had right behind them: its answer is that of the
+prefix scored from scratch. One mechanism serves streaming (append a patch, ask, forget the question), whole episodes (append all, ask
+about every prefix in a few passes) and several instructions over one video. Depends on torch; knows nothing of rewards or ROS.
+
+Why this is exact: the language model is causal and the vision tower looks at one patch at a time, so what a patch leaves in the cache
+does not depend on what follows. (TOPReward, arXiv 2602.19313, caches a prefix whose last tokens belong to another question: up to
+1.1 nat off.) Models whose layers slide a window or whose vision tower looks across patches do not fit and are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from reward_node.vlm.cache import GrowingCache
+from reward_node.vlm.layout import Layout, Segment
+from whetstone.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point between two segments: tokens before it, and the position of the token behind it."""
+
+    tokens: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Segments that are asked right behind patch number `patches` (0: behind the head) and then forgotten."""
+
+    patches: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(segment.ids) for segment in self.segments)
+
+
+class Prefix:
+    """A video in a language model's cache. tokens: of branches that are asked in one pass; more take more memory, fewer more passes."""
+
+    def __init__(self, model: Any, layout: Layout, tokens: int = 1024) -> None:
+        text = model.config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"}:
+            raise ConfigError(
+                f"model '{text.model_type}' has layers of {', '.join(sorted(kinds))}: only full attention can be cached exactly"
+            )
+        self.model, self.layout = model, layout
+        self._limit = tokens
+        self._cache = GrowingCache(text.num_hidden_layers)
+        self._places: list[Place] = []
+        self.clear()
+
+    @property
+    def patches(self) -> int:
+        return len(self._places) - 1
+
+    @property
+    def bytes(self) -> int:
+        """Of memory that the cache takes."""
+        return self._cache.bytes
+
+    def clear(self) -> None:
+        """An empty video: the head alone."""
+        self._cache.truncate(0)
+        self._places = []
+        self._run([self.layout.head()])
+
+    def truncate(self, patches: int) -> None:
+        """Forget all patches from number `patches` on."""
+        del self._places[patches + 1 :]
+        self._cache.truncate(self._places[-1].tokens)
+
+    def append(self, segments: Sequence[Segment]) -> None:
+        """Patches behind those that are there, in one pass."""
+        if segments:
+            self._run(segments)
+
+    def ask(self, branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
+        """(branches, tokens) float64: log-probabilities, in nat over the whole vocabulary, of each of `tokens` behind each branch."""
+        answers = [self._ask(group, tokens) for group in _groups(branches, self._limit)]
+        return np.concatenate(answers) if answers else np.empty((0, len(tokens)))
+
+    @torch.inference_mode()
+    def _run(self, segments: Sequence[Segment]) -> None:
+        places = [self._places[-1] if self._places else Place(0, 0)]
+        positions = []
+        for segment in segments:
+            found, place = self._place(segment, places[-1])
+            positions.append(found)
+            places.append(place)
+        self._forward(segments, torch.cat(positions, dim=1), None, 1)
+        self._places += places[1:]
+
+    @torch.inference_mode()
+    def _ask(self, branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
+        kept, count = self._places[-1].tokens, sum(branch.tokens for branch in branches)
+        seen = torch.zeros(count, kept + count, dtype=torch.bool)
+        positions, ends, row = [], [], 0
+        for branch in branches:
+            place = self._places[branch.patches]
+            seen[row : row + branch.tokens, : place.tokens] = True
+            seen[row : row + branch.tokens, kept + row : kept + row + branch.tokens] = True
+            for segment in branch.segments:
+                found, place = self._place(segment, place)
+                positions.append(found)
+            row += branch.tokens
+            ends.append(row - 1)
+        seen &= torch.ones_like(seen).tril(kept)
+        segments = [segment for branch in branches for segment in branch.segments]
+        logits = self._forward(segments, torch.cat(positions, dim=1), seen, torch.tensor(ends, device=self.model.device))
+        self._cache.truncate(self._places[-1].tokens)
+        return _log_probabilities(logits, tokens)
+
+    def _place(self, segment: Segment, place: Place) -> tuple[torch.Tensor, Place]:
+        """Positions of a segment that stands at `place`, and the place behind it."""
+        positions = self.layout.positions(segment, place.position)
+        return positions, Place(place.tokens + len(segment.ids), int(positions.max()) + 1)
+
+    def _forward(self, segments: Sequence[Segment], positions: torch.Tensor, seen: torch.Tensor | None, keep: Any) -> torch.Tensor:
+        """Logits (kept, vocabulary). seen: (new tokens, all tokens) bool, None: causal."""
+        dtype, mask = self.model.dtype, None
+        if seen is not None:
+            hidden = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype)
+            mask = hidden.masked_fill(seen, 0.0)[None, None].to(self.model.device)
+        arguments = _arguments(self.model, _whole(self.layout, segments), positions)
+        before = self._cache.get_seq_length()
+        try:
+            output = self.model(attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=keep, **arguments)
+        except BaseException:
+            self._cache.truncate(before)  # out of memory half-way: what was there is still whole
+            raise
+        return output.logits[0]
+
+
+@torch.inference_mode()
+def from_scratch(model: Any, layout: Layout, segments: Sequence[Segment], tokens: Sequence[int]) -> np.ndarray:
+    """(tokens,) log-probabilities behind a whole prompt, without cache or mask: the reference that Prefix equals, and the naive way."""
+    whole = _whole(layout, segments)
+    logits = model(use_cache=False, logits_to_keep=1, **_arguments(model, whole, layout.positions(whole, 0))).logits[0]
+    return _log_probabilities(logits, tokens)[0]
+
+
+def _whole(layout: Layout, segments: Sequence[Segment]) -> Segment:
+    return Segment(torch.cat([segment.ids for segment in segments]), layout.join(segments))
+
+
+def _arguments(model: Any, segment: Segment, positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of the model's forward; M-RoPE positions are (axes, batch, n), others (batch, n)."""
+    visual = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in segment.visual.items()}
+    arguments = {"input_ids": segment.ids[None], "position_ids": positions if len(positions) == 1 else positions[:, None], **visual}
+    return {name: value.to(model.device) for name, value in arguments.items()}
+
+
+def _log_probabilities(logits: torch.Tensor, tokens: Sequence[int]) -> np.ndarray:
+    """(rows, vocabulary) -> (rows, tokens) float64, nat."""
+    return logits.double().log_softmax(dim=-1)[:, list(tokens)].cpu().numpy()
+
+
+def _groups(branches: Sequence[Branch], limit: int) -> Iterator[list[Branch]]:
+    """Runs of branches of at most `limit` tokens together, or of one longer branch."""
+    group: list[Branch] = []
+    for branch in branches:
+        if group and sum(one.tokens for one in group) + branch.tokens > limit:
+            yield group
+            group = []
+        group.append(branch)
+    if group:
+        yield group
