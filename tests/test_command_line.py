@@ -22,7 +22,7 @@ from rclpy.context import Context
 
 from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
-from whetstone import config
+from whetstone import config, jsonfile
 
 SHORT = ("iterations:=1", "episodes:=2", "evaluation_episodes:=2")
 NODES = ("simulator", "reward", "policy", "learner", "evaluator", "episode_manager")
@@ -179,7 +179,7 @@ def test_an_interrupt_stops_everything_within_seconds(work):
     assert process.returncode == 130
     assert only_line(errors).startswith("interrupted (SIGINT)")
     assert work.nodes() == {}
-    assert records.read_json(work.run_dir / records.OUTCOME) == {"result": "stopped", "reason": "interrupted"}
+    assert jsonfile.read(work.run_dir / records.OUTCOME) == {"result": "stopped", "reason": "interrupted"}
 
 
 def test_a_node_that_dies_is_named_and_ends_the_run(work):

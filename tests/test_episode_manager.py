@@ -23,6 +23,7 @@ from whetstone_msgs.srv import ResetScene
 from robot_bringup import records, schedule
 from robot_bringup.command import executable
 from robot_bringup.schedule import Segment
+from whetstone import jsonfile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, to_ns, to_stamp
 
 PERIOD = 50_000_000
@@ -175,7 +176,7 @@ def bench(tmp_path, domains):
 
 
 def outcome(bench):
-    return records.read_json(bench.run_dir / records.OUTCOME)
+    return jsonfile.read(bench.run_dir / records.OUTCOME)
 
 
 def test_a_whole_run(bench):

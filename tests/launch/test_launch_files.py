@@ -17,7 +17,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch import LaunchContext
 from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
-from whetstone import config
+from whetstone import config, jsonfile
 
 FILES = {mode: config.root() / "launch" / f"{mode}.launch.py" for mode in MODES}
 
@@ -112,7 +112,7 @@ def test_a_whole_run(launched):
     process = launched.refine()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert records.read_json(launched.run_dir / records.OUTCOME) == {"result": "finished", "reason": "all episodes are done"}
+    assert jsonfile.read(launched.run_dir / records.OUTCOME) == {"result": "finished", "reason": "all episodes are done"}
     assert len(records.read_all(launched.run_dir / records.EPISODES)) == 5
     assert launched.nodes() == {}
 

@@ -14,11 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robot_bringup import records, results
+from robot_bringup import figures, records
 from robot_bringup.plan import ARGUMENTS, Argument, Plan, plan
 from robot_bringup.preparation import configuration_hash
 from robot_bringup.running import RunEnded, run
 from robot_bringup.supervisor import Command
+from whetstone import jsonfile, results
 from whetstone.config import unknown
 from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
@@ -61,10 +62,10 @@ def measure(planned: Plan, console: Console) -> list[dict[str, Any]]:
     ended = run(planned, console, beside=(probe,))
     if ended.code:
         raise RunEnded.of(ended, run_dir)
-    measured = records.read_json(run_dir / records.PROBE)
+    measured = jsonfile.read(run_dir / records.PROBE)
     if measured is None:
         raise InputError(f"{run_dir}: the probe left no {records.PROBE}; see {run_dir / 'logs'}")
-    case = "/".join(results.case_of(planned.arguments).split("/")[:2])
+    case = "/".join(figures.case_of(planned.arguments).split("/")[:2])
     rate = load_profile(planned.arguments["robot"]).rate
     return rows_of(case, records.read_all(run_dir / records.EPISODES), measured, rate)
 
@@ -80,14 +81,14 @@ def rows_of(case: str, episodes: Sequence[Mapping[str, Any]], measured: Mapping[
     simulator = measured["simulator"]
     parts = {f"simulator_{name}": simulator.get(f"{name}_ms", 0.0) for name in ("physics", "render", "publish")}
     parts["policy_inference"] = 1e3 * measured["policy"]["seconds"] / all_steps
-    figures = [("real_time_factor", steps / seconds / rate, "x"), ("steps_per_second", steps / seconds, "1/s"), ("step_time", step, "ms")]
-    figures += [(f"step_time_{name}", value, "ms") for name, value in parts.items()]
-    figures.append(("step_time_transport_and_rest", step - sum(parts.values()), "ms"))
+    measures = [("real_time_factor", steps / seconds / rate, "x"), ("steps_per_second", steps / seconds, "1/s"), ("step_time", step, "ms")]
+    measures += [(f"step_time_{name}", value, "ms") for name, value in parts.items()]
+    measures.append(("step_time_transport_and_rest", step - sum(parts.values()), "ms"))
     # Reward inference overlaps with stepping, so it is no part of the sum.
-    figures.append(("reward_inference_overlapped", 1e3 * measured["reward"]["seconds"] / all_steps, "ms"))
+    measures.append(("reward_inference_overlapped", 1e3 * measured["reward"]["seconds"] / all_steps, "ms"))
     return [
-        {"case": case, "subject": results.SUBJECT, "metric": name, "value": round(value, 3), "unit": unit, "n": steps}
-        for name, value, unit in figures
+        {"case": case, "subject": figures.SUBJECT, "metric": name, "value": round(value, 3), "unit": unit, "n": steps}
+        for name, value, unit in measures
     ]
 
 

@@ -18,12 +18,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from robot_bringup import records, results
+from robot_bringup import figures, records
 from robot_bringup.plan import ARGUMENTS, Argument, Plan, plan
 from robot_bringup.preparation import configuration_hash
 from robot_bringup.report import write_report
 from robot_bringup.running import RunEnded, run
-from whetstone import config
+from whetstone import config, jsonfile, results
 from whetstone.errors import ConfigError
 
 DEMO_ARGUMENTS: tuple[Argument, ...] = (
@@ -60,7 +60,7 @@ def case(given: Mapping[str, str]) -> Case:
     planned = plan("refine", refine)
     if not planned.arguments["evaluation_episodes"]:
         raise ConfigError("argument evaluation_episodes:=0 leaves nothing to show; use at least 1")
-    name = results.case_of(planned.arguments) + (" control" if control else "")
+    name = figures.case_of(planned.arguments) + (" control" if control else "")
     return Case(planned, control, name, Path(own["results"] or planned.run_dir / "results.json"))
 
 
@@ -72,7 +72,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
     console.print(chosen.name, highlight=False, soft_wrap=True)
     ended = run(chosen.plan, console)
     if ended.code == 0:
-        rows = results.rows(run_dir, control=chosen.control)
+        rows = figures.rows(run_dir, control=chosen.control)
         command = "make demo-study" if given.get("results") else "make demo"
         results.merge(chosen.results, rows, command=command, configurations={chosen.name: configuration})
         console.print(table(rows, chosen.name))
@@ -81,7 +81,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
         console.print(f"report:  {write_report(run_dir)}", highlight=False, soft_wrap=True)
     if ended.code:
         raise RunEnded.of(ended, run_dir)
-    outcome = records.read_json(run_dir / records.OUTCOME)
+    outcome = jsonfile.read(run_dir / records.OUTCOME)
     return 0 if outcome and outcome["result"] == "finished" else 1
 
 
@@ -91,11 +91,11 @@ def table(rows: list[dict[str, Any]], title: str) -> Table:
     for heading, justify in (("policy", "left"), ("success", "right"), ("95 % interval", "right"), ("episodes", "right")):
         shown.add_column(heading, justify=justify)  # type: ignore[arg-type]
     names = {
-        results.BASE: "base, best mode",
-        f"{results.BASE}_greedy": "  greedy",
-        f"{results.BASE}_sampled": "  sampled",
-        results.REFINED: "refined",
-        results.CONTROL: "control (shuffled rewards)",
+        figures.BASE: "base, best mode",
+        f"{figures.BASE}_greedy": "  greedy",
+        f"{figures.BASE}_sampled": "  sampled",
+        figures.REFINED: "refined",
+        figures.CONTROL: "control (shuffled rewards)",
     }
     for row in rows:
         interval = f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %"
@@ -116,8 +116,8 @@ def study(given: Mapping[str, str], console: Console) -> int:
             for robot in own["robots"].split(","):
                 one = {**shared, "robot": robot.strip(), "seed": seed.strip(), "results": own["results"], "control": str(control).lower()}
                 chosen = case(one)
-                metrics = (results.CONTROL,) if control else (results.BASE, results.REFINED)
-                place = results.case_of(chosen.plan.arguments)
+                metrics = (figures.CONTROL,) if control else (figures.BASE, figures.REFINED)
+                place = figures.case_of(chosen.plan.arguments)
                 if results.has(Path(own["results"]), place, metrics, chosen.name, configuration_hash(chosen.plan)):
                     console.print(f"{chosen.name}: there already", highlight=False)
                 else:

@@ -23,6 +23,7 @@ from whetstone_msgs.srv import ResetScene
 from robot_bringup import records, schedule
 from robot_bringup.completion import Completion
 from robot_bringup.episode_machine import POINTS_AT_LOG, Deadlines, EpisodeMachine, Phase, Score, State
+from whetstone import jsonfile
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_node, stamp_of_raw, to_ns, to_stamp
 from whetstone.task import load_task
@@ -165,7 +166,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         if self._over:
             return
         self._over = True
-        records.write_json(self._run_dir / records.OUTCOME, {"result": result, "reason": reason})
+        jsonfile.write(self._run_dir / records.OUTCOME, {"result": result, "reason": reason})
         if result == "failed":
             super().fail(reason)
             return

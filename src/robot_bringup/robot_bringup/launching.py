@@ -22,7 +22,7 @@ from robot_bringup import records
 from robot_bringup.plan import Mode, NodeSpec, Plan, arguments_of, plan
 from robot_bringup.preparation import Preparation
 from robot_bringup.supervisor import last_words
-from whetstone import config
+from whetstone import config, jsonfile
 from whetstone.errors import ConfigError
 
 _prepared: list[Preparation] = []
@@ -76,7 +76,7 @@ def _on_exit(planned: Plan, node: NodeSpec) -> Callable[[ProcessExited, LaunchCo
         if context.is_shutdown:
             return None
         if node.name == planned.essential:
-            outcome = records.read_json(planned.run_dir / records.OUTCOME)
+            outcome = jsonfile.read(planned.run_dir / records.OUTCOME)
             reason = outcome["reason"] if outcome else f"{node.name} died (exit code {event.returncode})"
             if event.returncode == 0:
                 return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]

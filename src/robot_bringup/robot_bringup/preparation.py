@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +23,7 @@ import yaml
 
 from robot_bringup import records
 from robot_bringup.plan import NodeSpec, Plan
-from whetstone import config
+from whetstone import config, jsonfile, results
 from whetstone.errors import ConfigError, InputError
 
 _REPORTED_PACKAGES = (
@@ -55,7 +54,7 @@ class Preparation:
         try:
             self.parameter_files = {node.name: self._write_parameters(node) for node in plan.nodes}
             (plan.run_dir / "logs").mkdir(exist_ok=True)
-            records.write_json(plan.run_dir / records.SETTINGS, describe(plan))
+            jsonfile.write(plan.run_dir / records.SETTINGS, describe(plan))
         except OSError as error:
             self._lock.close()
             raise InputError(f"run directory {plan.run_dir} cannot be written: {error.strerror}") from None
@@ -123,8 +122,8 @@ def describe(plan: Plan) -> dict[str, Any]:
         "configuration": {name: path.read_text(encoding="utf-8") for name, path in plan.config_files.items()},
         "configuration_hash": configuration_hash(plan),
         "versions": versions(),
-        "commit": commit(),
-        "machine": machine(),
+        "commit": results.commit(),
+        "machine": results.machine(),
     }
 
 
@@ -159,27 +158,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def commit() -> str:
-    """The checkout's git commit, "-dirty" where files differ from it, "unknown" outside a checkout."""
-    try:
-        base = ["git", "-C", str(config.root())]
-        name = subprocess.run([*base, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        changed = subprocess.run([*base, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10, check=True).stdout
-        return name + ("-dirty" if changed.strip() else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-def machine() -> str:
-    """Processor count and kind, system."""
-    model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{os.cpu_count()} cores, {model}, {platform.system()} {platform.release()}"

@@ -13,6 +13,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from whetstone_msgs.msg import Action, Reward
 
 from robot_bringup import records
+from whetstone import jsonfile
 from whetstone.ros import EVENT, STATE, WhetstoneNode, run_node
 
 
@@ -38,7 +39,7 @@ class Probe(WhetstoneNode[Parameters]):
 
     def cleanup(self) -> None:
         latencies = {name: {"count": len(values), "seconds": sum(values)} for name, values in self._latencies.items()}
-        records.write_json(Path(self.parameters.run_dir) / records.PROBE, {**latencies, "simulator": self._simulator})
+        jsonfile.write(Path(self.parameters.run_dir) / records.PROBE, {**latencies, "simulator": self._simulator})
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robot_bringup import charts, records, results
+from robot_bringup import charts, figures, records
 from robot_bringup.statistics import wilson
+from whetstone import jsonfile
 from whetstone.errors import InputError
 
 _STYLE = """
@@ -73,7 +74,7 @@ _NAMES = {
 
 def write_report(run_dir: Path, path: Path | None = None) -> Path:
     """Write run_dir/report.html (or `path`), whole or not at all. Returns its path. Raises InputError where there is no run."""
-    settings = records.read_json(run_dir / records.SETTINGS)
+    settings = jsonfile.read(run_dir / records.SETTINGS)
     if settings is None:
         raise InputError(f"{run_dir}: no run directory (no {records.SETTINGS})")
     path = path or run_dir / "report.html"
@@ -90,14 +91,14 @@ def write_report(run_dir: Path, path: Path | None = None) -> Path:
 def render(run_dir: Path, settings: dict[str, Any]) -> str:
     """The page."""
     arguments = settings["arguments"]
-    found = results.evaluations(run_dir)
+    found = figures.evaluations(run_dir)
     episodes = records.read_all(run_dir / records.EPISODES)
     updates = records.read_all(run_dir / records.UPDATES)
     name = f"{arguments['robot']}: {str(arguments['task']).replace('_', ' ')}"
     body = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="soft">{escape(_subtitle(arguments, settings))}</p>',
-        _outcome(records.read_json(run_dir / records.OUTCOME)),
+        _outcome(jsonfile.read(run_dir / records.OUTCOME)),
         _success(found),
         _curves(episodes, records.read_all(run_dir / records.TRUTH)),
         _pictures(run_dir, found),
@@ -141,7 +142,7 @@ def _success(found: dict[str, list[dict[str, Any]]]) -> str:
         cells = [f"{successes} of {len(lines)}", f"{100 * low:.0f} to {100 * high:.0f} %", f"{np.mean(steps):.0f}" if steps else ""]
         span = f"{lines[0]['seed']} to {lines[-1]['seed']}"
         table.append([_NAMES.get(label, label.replace("_", " ")), *cells, span])
-    best = results.best_mode(found)
+    best = figures.best_mode(found)
     note = f"<p>The base policy's better mode is <b>{best}</b>; that is the base to beat.</p>" if best else ""
     heading = ["policy", "successes", "95 % interval", "mean steps to success", "seeds"]
     return f"<h2>Success on held-out episodes, by ground truth</h2>{chart}{note}{_table(heading, table)}"
@@ -173,7 +174,7 @@ def _curves(episodes: Sequence[dict[str, Any]], truth: Sequence[dict[str, Any]])
 
 
 def _pictures(run_dir: Path, found: dict[str, list[dict[str, Any]]]) -> str:
-    before = f"base_{results.best_mode(found)}"
+    before = f"base_{figures.best_mode(found)}"
     pairs = []
     for index, line in enumerate(found.get(before, ())):
         old, new = (run_dir / "pictures" / f"{label}-{index:04d}.npz" for label in (before, "refined"))
@@ -185,14 +186,14 @@ def _pictures(run_dir: Path, found: dict[str, list[dict[str, Any]]]) -> str:
     # The same start for both; of those kept, one where the difference shows.
     _, first, second, old, new = max(pairs, key=lambda pair: (pair[0][0] and pair[0][1], pair[0][0]))
     parts = [f"<h2>The same episode before and after (seed {first['seed']})</h2>"]
-    figures, strips = [], []
+    animations, strips = [], []
     for word, line, path in (("before", first, old), ("after", second, new)):
         with np.load(path) as data:
             frames = data["frames"]
         verdict = f"{word}: {'success' if line['success'] else 'no success'} after {line['steps']} steps"
-        figures.append(f'<figure><img alt="{verdict}, animation" src="{_animation(frames)}"><figcaption>{verdict}</figcaption></figure>')
+        animations.append(f'<figure><img alt="{verdict}, animation" src="{_animation(frames)}"><figcaption>{verdict}</figcaption></figure>')
         strips.append(f'<figure class="strip"><img alt="{verdict}, pictures" src="{_strip(frames)}"></figure>')
-    return "".join([*parts, f'<div class="pair">{"".join(figures)}</div>', *strips])
+    return "".join([*parts, f'<div class="pair">{"".join(animations)}</div>', *strips])
 
 
 def _updates(updates: Sequence[dict[str, Any]]) -> str:

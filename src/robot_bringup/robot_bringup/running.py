@@ -19,6 +19,7 @@ from robot_bringup.episode_machine import POINTS_AT_LOG
 from robot_bringup.plan import Plan
 from robot_bringup.preparation import Preparation
 from robot_bringup.supervisor import Command, Result, Supervisor, last_words
+from whetstone import jsonfile
 from whetstone.errors import WhetstoneError
 
 
@@ -42,7 +43,7 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
         console.print(f"run directory: {plan.run_dir}", highlight=False, soft_wrap=True)
 
         def explain() -> str | None:
-            outcome = records.read_json(plan.run_dir / records.OUTCOME)
+            outcome = jsonfile.read(plan.run_dir / records.OUTCOME)
             return _with_last_words(outcome["reason"], plan.run_dir / "logs") if outcome else None
 
         supervisor = Supervisor(

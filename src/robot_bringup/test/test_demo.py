@@ -7,11 +7,12 @@ import io
 import pytest
 from rich.console import Console
 
-from robot_bringup import bench, demo, making, records, results
+from robot_bringup import bench, demo, figures, making, records
 from robot_bringup.making import Stage
 from robot_bringup.running import RunEnded
 from robot_bringup.schedule import episodes
 from robot_bringup.supervisor import Result
+from whetstone import jsonfile
 from whetstone.errors import ConfigError, InputError, WhetstoneError
 
 GOOD = {
@@ -40,7 +41,7 @@ def run(monkeypatch):
         plans.append(planned)
         planned.run_dir.mkdir(parents=True)
         described = {"arguments": planned.arguments, "commit": "c", "machine": "m", "versions": {}, "configuration": {}}
-        records.write_json(planned.run_dir / records.SETTINGS, {**described, "configuration_hash": "h"})
+        jsonfile.write(planned.run_dir / records.SETTINGS, {**described, "configuration_hash": "h"})
         for episode in episodes(planned.segments):
             common = {"episode_id": episode.episode_id, "index": episode.index, "seed": episode.seed, "iteration": episode.iteration}
             reward = {"max_progress": 1.0, "mean_total": 1.0}
@@ -49,9 +50,9 @@ def run(monkeypatch):
             if episode.mode == "evaluate":
                 success = "greedy" not in episode.label
                 records.append(planned.run_dir / records.EVALUATION, {**common, "label": episode.label, "success": success, "steps": 9})
-        records.write_json(planned.run_dir / records.OUTCOME, {"result": fake.result, "reason": "why"})
+        jsonfile.write(planned.run_dir / records.OUTCOME, {"result": fake.result, "reason": "why"})
         probe = {"policy": {"count": 9, "seconds": 0.04}, "reward": {"count": 9, "seconds": 0.4}}
-        records.write_json(planned.run_dir / records.PROBE, {**probe, "simulator": {"frames": 9, "physics_ms": 1.0, "render_ms": 2.0}})
+        jsonfile.write(planned.run_dir / records.PROBE, {**probe, "simulator": {"frames": 9, "physics_ms": 1.0, "render_ms": 2.0}})
         return Result(fake.code, "why")
 
     fake.result, fake.code, fake.plans = "finished", 0, plans
@@ -63,7 +64,7 @@ def run(monkeypatch):
 def test_demo_writes_rows_and_report(root, run, tmp_path):
     to = console()
     assert demo.demo({**GOOD, "results": str(tmp_path / "r" / "demo.json"), "run_dir": str(tmp_path / "run")}, to) == 0
-    data = records.read_json(tmp_path / "r" / "demo.json")
+    data = jsonfile.read(tmp_path / "r" / "demo.json")
     values = {row["metric"]: row["value"] for row in data["rows"]}
     assert values == {"success_base": 1.0, "success_base_greedy": 0.0, "success_base_sampled": 1.0, "success_refined": 1.0}
     assert (tmp_path / "run" / "report.html").exists()
@@ -74,7 +75,7 @@ def test_control_has_the_same_budget_and_its_own_row(root, run, tmp_path):
     (root / "assets").mkdir()
     (root / "assets" / "reward_franka.safetensors").write_text("")
     assert demo.demo({**GOOD, "control": "true", "results": str(tmp_path / "demo.json")}, console()) == 0
-    assert [row["metric"] for row in records.read_json(tmp_path / "demo.json")["rows"]] == ["success_control"]
+    assert [row["metric"] for row in jsonfile.read(tmp_path / "demo.json")["rows"]] == ["success_control"]
     assert run.plans[0].arguments["reward"] == "shuffled"
     assert [(s.label, s.iterations, s.episodes) for s in run.plans[0].segments] == [("", 1, 2), ("refined", 1, 4)]
 
@@ -139,7 +140,7 @@ def test_study_says_which_cases_failed_and_keeps_the_others(root, started, tmp_p
     started.broken = 0
     with pytest.raises(RunEnded, match="1 of the study's cases failed: franka/pick_and_place/seed0"):
         demo.study(words, console())
-    assert {row["case"] for row in records.read_json(tmp_path / "demo.json")["rows"]} == {"franka/pick_and_place/seed1"}
+    assert {row["case"] for row in jsonfile.read(tmp_path / "demo.json")["rows"]} == {"franka/pick_and_place/seed1"}
 
 
 def test_jobs_get_domains_of_their_own(root, started, tmp_path):
@@ -157,7 +158,7 @@ def test_bench_rows_add_up(root, run, tmp_path):
     path = tmp_path / "bench.json"
     arguments = {"robots": "so100", "results": str(path), "policy": "still", "reward": "constant", "episodes": "6"}
     assert bench.bench(arguments, console()) == 0
-    rows = {row["metric"]: row for row in records.read_json(path)["rows"]}
+    rows = {row["metric"]: row for row in jsonfile.read(path)["rows"]}
     value = {name: row["value"] for name, row in rows.items()}
     assert rows["real_time_factor"]["case"] == "so100/pick_and_place"
     assert value["steps_per_second"] == pytest.approx(100)
@@ -194,5 +195,5 @@ def test_assets_are_made_in_order_for_each_robot(root, tmp_path, monkeypatch):
 
 def test_results_name_their_command(root, run, tmp_path):
     demo.demo({**GOOD, "run_dir": str(tmp_path / "run")}, console())
-    assert records.read_json(tmp_path / "run" / "results.json")["command"] == "make demo"
-    assert results.case_of(run.plans[0].arguments) == "franka/pick_and_place/seed0"
+    assert jsonfile.read(tmp_path / "run" / "results.json")["command"] == "make demo"
+    assert figures.case_of(run.plans[0].arguments) == "franka/pick_and_place/seed0"

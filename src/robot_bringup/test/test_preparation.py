@@ -13,6 +13,7 @@ import yaml
 from robot_bringup import records
 from robot_bringup.plan import plan
 from robot_bringup.preparation import DomainLock, Preparation, configuration_hash
+from whetstone import jsonfile
 from whetstone.errors import ConfigError, InputError
 
 GOOD = {"policy": "still", "reward": "constant"}
@@ -31,7 +32,7 @@ def test_parameter_files_say_what_the_plan_says(root, tmp_path):
         for node in planned.nodes:
             data = yaml.safe_load(prepared.parameter_files[node.name].read_text())
             assert data == {"/**": {"ros__parameters": node.parameters}}
-    remembered = records.read_json(tmp_path / "run" / records.SETTINGS)
+    remembered = jsonfile.read(tmp_path / "run" / records.SETTINGS)
     assert remembered["arguments"]["reward"] == "constant"
     assert "threshold: 0.7" in remembered["configuration"]["reward"]
     assert remembered["versions"]["python"]

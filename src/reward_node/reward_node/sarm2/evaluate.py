@@ -6,9 +6,6 @@ results/reward-<robot>.json. Ground truth is read here to judge, never to score.
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +21,7 @@ from reward_node.metrics import expected_calibration_error, first_run, roc_auc, 
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import frame_stride, load_episodes, split
 from reward_node.sarm2.reward import Encode, SARM2Reward
+from whetstone import results
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.assets import asset_path
 from whetstone.config import find, load_yaml
@@ -222,20 +220,6 @@ def grainy(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(image + random.normal(0.0, 3.0, image.shape), 0, 255).astype(np.uint8)
 
 
-def write_results(path: Path, command: str, rows: list[dict[str, Any]]) -> None:
-    """One file in the project's results format."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    record = {
-        "command": command,
-        "commit": commit or "none",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread, torch {torch.__version__}",
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": rows,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
-
-
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one line per metric, one column per task."""
     cases = list(dict.fromkeys(row["case"] for row in rows))
@@ -302,7 +286,7 @@ def main(arguments: list[str]) -> None:
     scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
     rows = figures(reward, robot, held_out, scored, seed)
     command = f"python -m reward_node.sarm2.evaluate robot:={robot} seed:={seed}"
-    write_results(Path(values["results"]) / f"reward-{robot}.json", command, rows)
+    results.write(Path(values["results"]) / f"reward-{robot}.json", rows, command=command)
     print(table(rows))
 
 

@@ -20,6 +20,7 @@ from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import Windows, load_episodes, split
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
+from whetstone import results
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.config import find, load_yaml, parse, show
 
@@ -65,7 +66,7 @@ def save(model: SARM2Model, bank: np.ndarray, path: Path, information: dict[str,
 
 
 def main(arguments: list[str]) -> None:
-    from reward_node.sarm2.evaluate import control_bank, figures, score, table, write_card, write_results
+    from reward_node.sarm2.evaluate import control_bank, figures, score, table, write_card
     from whetstone.task import PRIMITIVES
     from whetstone.text import TextEncoder
     from whetstone.vision import VisionEncoder
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> None:
     save(model, control_bank(scored), path, information)
     rows = figures(reward, robot, held_out, scored, seed)
     command = f"python -m reward_node.sarm2.train robot:={robot} seed:={seed}"
-    write_results(Path(values["results"]) / f"reward-{robot}.json", command, rows)
+    results.write(Path(values["results"]) / f"reward-{robot}.json", rows, command=command)
     print(table(rows))
     write_card(path.with_suffix(".md"), robot, settings, demonstrations, held_out, rows, command, seconds)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), trained in {seconds:.0f} s")

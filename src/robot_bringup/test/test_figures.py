@@ -1,4 +1,4 @@
-"""Intervals, rows, results files, records, report and console: everything that reads a run directory."""
+"""Intervals, rows, records, report and console: everything that reads a run directory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from robot_bringup import charts, records, results
+from robot_bringup import charts, figures, records
 from robot_bringup.console import RunConsole
 from robot_bringup.report import write_report
 from robot_bringup.schedule import episodes, refine_segments
 from robot_bringup.statistics import wilson
+from whetstone import jsonfile
 from whetstone.errors import InputError
 
 SEGMENTS = refine_segments(seed=1, iterations=2, episodes=2, evaluation_episodes=4, deployment_greedy=False, base_evaluation=True)
@@ -29,7 +30,7 @@ def make_run(folder, *, result="finished", pictures=True):
     arguments = {"robot": "so100", "task": "pick_and_place", "seed": 1, "policy": "still", "reward": "constant", "learner": "x"}
     settings = {"arguments": arguments, "commit": "abc", "machine": "2 cores", "versions": {"python": "3"}}
     settings |= {"configuration": {"task": "a: <b>\n"}, "configuration_hash": "0123"}
-    records.write_json(folder / records.SETTINGS, settings)
+    jsonfile.write(folder / records.SETTINGS, settings)
     for episode in episodes(SEGMENTS):
         success = episode.index < SUCCESSES.get(episode.label, 1)
         common = {"episode_id": episode.episode_id, "iteration": episode.iteration, "index": episode.index, "seed": episode.seed}
@@ -46,7 +47,7 @@ def make_run(folder, *, result="finished", pictures=True):
         update |= {"reason": "kept <best>", "metrics": {"kl": 0.01}}
         records.append(folder / records.UPDATES, update)
     if result:
-        records.write_json(folder / records.OUTCOME, {"result": result, "reason": "why"})
+        jsonfile.write(folder / records.OUTCOME, {"result": result, "reason": "why"})
     if pictures:
         (folder / "pictures").mkdir()
         frames = np.random.default_rng(0).integers(0, 255, (6, 16, 16, 3), np.uint8)
@@ -72,7 +73,7 @@ def test_wilson_holds_the_rate_and_mirrors(n, part):
 
 
 def test_rows_take_the_base_s_better_mode(tmp_path):
-    rows = {row["metric"]: row for row in results.rows(make_run(tmp_path / "run"))}
+    rows = {row["metric"]: row for row in figures.rows(make_run(tmp_path / "run"))}
     assert {name: row["value"] for name, row in rows.items()} == {
         "success_base": 0.75, "success_base_greedy": 0.75, "success_base_sampled": 0.25, "success_refined": 1.0,
     }  # fmt: skip
@@ -82,28 +83,14 @@ def test_rows_take_the_base_s_better_mode(tmp_path):
 
 
 def test_a_control_gives_one_row(tmp_path):
-    rows = results.rows(make_run(tmp_path / "run"), control=True)
+    rows = figures.rows(make_run(tmp_path / "run"), control=True)
     assert [(row["metric"], row["value"]) for row in rows] == [("success_control", 1.0)]
 
 
 @pytest.mark.parametrize("result", ["failed", "stopped", None])
 def test_an_unfinished_run_has_no_rows(tmp_path, result):
     with pytest.raises(InputError, match="did not finish"):
-        results.rows(make_run(tmp_path / "run", result=result))
-
-
-def test_merging_replaces_by_case_subject_and_metric(tmp_path):
-    path = tmp_path / "demo.json"
-    row = {"case": "a", "subject": "whetstone", "metric": "success_base", "value": 0.4, "unit": "fraction"}
-    results.merge(path, [row, {**row, "case": "b"}], command="make demo-study", configurations={"a": "1", "b": "1"})
-    results.merge(path, [{**row, "value": 0.6}], command="make demo-study", configurations={"a": "2"})
-    data = records.read_json(path)
-    assert [(r["case"], r["value"]) for r in data["rows"]] == [("a", 0.6), ("b", 0.4)]
-    assert set(data) == {"command", "commit", "machine", "date", "rows", "configurations"}
-    assert results.has(path, "a", ["success_base"], "a", "2")
-    assert not results.has(path, "a", ["success_base"], "a", "1")
-    assert not results.has(path, "a", ["success_refined"], "a", "2")
-    assert not results.has(tmp_path / "none.json", "a", [], "a", "2")
+        figures.rows(make_run(tmp_path / "run", result=result))
 
 
 def test_a_reader_never_sees_half_a_record(tmp_path):

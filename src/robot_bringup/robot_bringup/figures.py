@@ -1,28 +1,18 @@
 """From a finished run to rows of results/<name>.json.
 
-Role: the figures of a run (success of the base policy in its best mode, of the refined policy, of the control) with their
-intervals, and the merging of such rows into a results file. Reads run directories, never a running graph.
-
-A results file is {"command", "commit", "machine", "date", "rows"}; a row is {"case", "subject", "metric", "value", "unit"} with
-optional "n", "low", "high" (95 % Wilson interval). "configurations" says for which configuration each case was made, so that a
-study can be resumed.
+Role: the figures of a run: success of the base policy in its best mode, of the refined policy, of the control, with their 95 % Wilson
+intervals. Reads run directories, never a running graph.
 """
 
 from __future__ import annotations
 
-import datetime
-import fcntl
-import hashlib
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from robot_bringup import records
-from robot_bringup.preparation import commit, machine
 from robot_bringup.statistics import wilson
+from whetstone import jsonfile
 from whetstone.errors import InputError
 
 SUBJECT = "whetstone"
@@ -52,7 +42,7 @@ def best_mode(found: dict[str, list[dict[str, Any]]]) -> str | None:
 
 def rows(run_dir: Path, *, control: bool = False) -> list[dict[str, Any]]:
     """The run's rows. control: the refined policy was trained on shuffled rewards. Raises InputError where the run is not finished."""
-    settings, outcome = records.read_json(run_dir / records.SETTINGS), records.read_json(run_dir / records.OUTCOME)
+    settings, outcome = jsonfile.read(run_dir / records.SETTINGS), jsonfile.read(run_dir / records.OUTCOME)
     if settings is None:
         raise InputError(f"{run_dir}: no run directory (no {records.SETTINGS})")
     if outcome is None or outcome["result"] != "finished":
@@ -90,44 +80,3 @@ def _row(case: str, metric: str, lines: Sequence[dict[str, Any]]) -> dict[str, A
         "low": round(low, 4),
         "high": round(high, 4),
     }
-
-
-def merge(path: Path, new: Sequence[dict[str, Any]], *, command: str, configurations: dict[str, str]) -> None:
-    """Put rows into a results file; a row of the same case, subject and metric is replaced. Safe with several writers."""
-    with _locked(path):
-        data: dict[str, Any] = records.read_json(path) or {"rows": []}
-        replaced = {_key(row) for row in new}
-        kept = [row for row in data["rows"] if _key(row) not in replaced]
-        merged = {
-            "command": command,
-            "commit": commit(),
-            "machine": machine(),
-            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
-            "rows": sorted([*kept, *new], key=_key),
-            "configurations": dict(sorted((data.get("configurations", {}) | configurations).items())),
-        }
-        records.write_json(path, merged)
-
-
-def has(path: Path, case: str, metrics: Sequence[str], name: str, configuration: str) -> bool:
-    """The file holds all these metrics of the case, made with this configuration. name: key in "configurations"."""
-    data = records.read_json(path)
-    if not data or data.get("configurations", {}).get(name) != configuration:
-        return False
-    there = {row["metric"] for row in data["rows"] if row["case"] == case}
-    return set(metrics) <= there
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["case"], row["subject"], row["metric"]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
-    handle = os.open(Path(tempfile.gettempdir()) / f"whetstone-results-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
