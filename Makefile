@@ -14,7 +14,7 @@ ARGS ?=
 # Runs one command inside the environment.
 IN_ENV := source scripts/env.sh;
 
-.PHONY: help setup test lint format demo demo-study assets bench clean
+.PHONY: help setup test lint format demo demo-study assets bench bench-reward clean
 
 help: ## this list
 	@echo "make demo [ROBOT=franka|so100] [TASK=...] [REWARD=...] [SEED=...]"
@@ -47,6 +47,9 @@ assets: setup ## the base policies and reward models in assets/, made again from
 
 bench: setup ## steps per second of the whole loop, in results/bench-loop.json
 	@$(IN_ENV) whetstone bench $(ARGS)
+
+bench-reward: setup ## a vision-language model's scores of a video: computed again, streamed, all at once, in results/bench-reward.json
+	@$(IN_ENV) python -m reward_node.bench $(ARGS)
 
 clean: ## removes what setup, builds and tests made
 	rm -rf .venv build install log .pytest_cache .hypothesis .ruff_cache

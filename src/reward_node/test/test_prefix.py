@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reward_node.vlm import random_models
 from reward_node.vlm.layout import ImageSequence, Layout, Segment, TimedVideo
 from reward_node.vlm.prefix import Branch, Prefix
 
@@ -22,14 +22,14 @@ def qwen(folder: Any) -> tuple[Any, Layout]:
     from transformers import AutoModelForImageTextToText, AutoTokenizer
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny_models.qwen3_vl(folder), dtype=torch.float32).eval()
+    model = AutoModelForImageTextToText.from_pretrained(random_models.tiny_qwen3_vl(folder), dtype=torch.float32).eval()
     return model, TimedVideo(model, AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessorPil.from_pretrained(folder))
 
 
 def idefics(folder: Any) -> tuple[Any, Layout]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    model = AutoModelForImageTextToText.from_pretrained(tiny_models.idefics3(folder), dtype=torch.float32).eval()
+    model = AutoModelForImageTextToText.from_pretrained(random_models.idefics3(folder), dtype=torch.float32).eval()
     return model, ImageSequence(AutoProcessor.from_pretrained(folder))
 
 
@@ -73,11 +73,9 @@ def test_streaming_equals_from_scratch(family: tuple[Any, Layout]) -> None:
     frames, tokens = clip(7), [50, 60]
     prefix, question = Prefix(model, layout), layout.question("Is it done? The answer is:")
     for count in range(1, len(frames) + 1):
-        whole, rest = divmod(count, layout.patch)
+        whole = count // layout.patch
         made = patches(layout, frames[:count])
-        if not rest:
-            prefix.append(made[prefix.patches :])
-        answer = prefix.ask([Branch(whole, (*made[whole:], question))], tokens)
+        answer = prefix.extend(made[prefix.patches : whole], [Branch(whole, (*made[whole:], question))], tokens)
         expected = from_scratch(model, layout, [layout.head(), *made, question], tokens)
         np.testing.assert_allclose(answer[0], expected, atol=EXACT, rtol=0)
 
@@ -88,9 +86,9 @@ def test_a_whole_episode_and_several_instructions_in_one_pass(family: tuple[Any,
     made = patches(layout, frames[: len(frames) // layout.patch * layout.patch])
     questions = [layout.question(text) for text in ("Red cube? The answer is:", "Is the longer blue one in the tray? The answer is:")]
     prefix = Prefix(model, layout)
-    prefix.append(made)
+    prefix.extend(made)
     branches = [Branch(count, (question,)) for count in range(1, len(made) + 1) for question in questions]
-    answers = prefix.ask(branches, tokens)
+    answers = prefix.extend((), branches, tokens)
     expected = [from_scratch(model, layout, [layout.head(), *made[: b.patches], *b.segments], tokens) for b in branches]
     np.testing.assert_allclose(answers, expected, atol=EXACT, rtol=0)
     assert np.ptp(answers[:, 0]) > 100 * EXACT, "the model answers alike whatever it sees: nothing was tested"
@@ -103,12 +101,12 @@ def test_how_branches_are_grouped_and_ordered_changes_nothing(family: tuple[Any,
     made = patches(layout, clip(2 * layout.patch, 2))
     branches = [Branch(k % 3, (layout.question("word " * (k + 1)),)) for k in range(count)]
     one, other = Prefix(model, layout), Prefix(model, layout, tokens=limit)
-    one.append(made)
+    one.extend(made)
     for segment in made:
-        other.append([segment])
+        other.extend([segment])
     shuffled = list(range(count))
     order.shuffle(shuffled)
-    first, second = one.ask(branches, [50]), other.ask([branches[k] for k in shuffled], [50])
+    first, second = one.extend((), branches, [50]), other.extend((), [branches[k] for k in shuffled], [50])
     np.testing.assert_allclose(first[shuffled], second, atol=EXACT, rtol=0)
 
 
@@ -116,14 +114,14 @@ def test_a_question_leaves_no_trace_and_clear_begins_anew(family: tuple[Any, Lay
     model, layout = family
     made, question = patches(layout, clip(2 * layout.patch, 3)), layout.question("Done?")
     prefix = Prefix(model, layout)
-    prefix.append(made)
-    first = prefix.ask([Branch(2, (question,))], [50])
-    prefix.ask([Branch(1, (layout.question("Something else, and longer"),))] * 3, [50])
-    np.testing.assert_array_equal(prefix.ask([Branch(2, (question,))], [50]), first)
+    prefix.extend(made)
+    first = prefix.extend((), [Branch(2, (question,))], [50])
+    prefix.extend((), [Branch(1, (layout.question("Something else, and longer"),))] * 3, [50])
+    np.testing.assert_array_equal(prefix.extend((), [Branch(2, (question,))], [50]), first)
     prefix.clear()
     assert prefix.patches == 0
-    prefix.append(made)
-    np.testing.assert_array_equal(prefix.ask([Branch(2, (question,))], [50]), first)
+    prefix.extend(made)
+    np.testing.assert_array_equal(prefix.extend((), [Branch(2, (question,))], [50]), first)
 
 
 def test_segments_are_the_processor_s_own_tokens(tmp_path: Any) -> None:

@@ -90,9 +90,8 @@ class VideoScorer:
         waiting, self._waiting = self._waiting, []
         branches, self._branches = self._branches, []
         try:
-            self._prefix.append(waiting)
-            if branches:
-                self._done.append(self._prefix.ask(branches, self._answers))
+            if waiting or branches:
+                self._done.append(self._prefix.extend(waiting, branches, self._answers))
         except BaseException:
             del self._held[self._prefix.patches :]  # out of memory, perhaps: those scores are lost, the video is not
             raise

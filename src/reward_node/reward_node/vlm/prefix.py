@@ -73,73 +73,71 @@ class Prefix:
         """An empty video: the head alone."""
         self._cache.truncate(0)
         self._places = []
-        self._run([self.layout.head()])
+        self._pass([self.layout.head()], [], [])
 
     def truncate(self, patches: int) -> None:
         """Forget all patches from number `patches` on."""
         del self._places[patches + 1 :]
         self._cache.truncate(self._places[-1].tokens)
 
-    def append(self, segments: Sequence[Segment]) -> None:
-        """Patches behind those that are there, in one pass."""
-        if segments:
-            self._run(segments)
+    def extend(self, patches: Sequence[Segment] = (), branches: Sequence[Branch] = (), tokens: Sequence[int] = ()) -> np.ndarray:
+        """Patches behind those that are there, then questions, in as few passes as fit: a patch and its questions share one.
 
-    def ask(self, branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
-        """(branches, tokens) float64: log-probabilities, in nat over the whole vocabulary, of each of `tokens` behind each branch."""
-        answers = [self._ask(group, tokens) for group in _groups(branches, self._limit)]
+        Returns (branches, tokens) float64: log-probabilities, in nat over the whole vocabulary, of each of `tokens` behind each branch.
+        """
+        groups = list(_groups(branches, self._limit))
+        first = groups[0] if groups else []
+        if patches and sum(len(one.ids) for one in patches) + sum(one.tokens for one in first) > self._limit:
+            # A pass without branches needs no mask over all pairs of tokens.
+            self._pass(patches, [], tokens)
+            patches = ()
+        answers = [] if groups or not patches else [self._pass(patches, [], tokens)]
+        for group in groups:
+            answers.append(self._pass(patches, group, tokens))
+            patches = ()
         return np.concatenate(answers) if answers else np.empty((0, len(tokens)))
 
     @torch.inference_mode()
-    def _run(self, segments: Sequence[Segment]) -> None:
-        places = [self._places[-1] if self._places else Place(0, 0)]
-        positions = []
-        for segment in segments:
-            found, place = self._place(segment, places[-1])
+    def _pass(self, patches: Sequence[Segment], branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
+        """One pass of the model. What was there before is whole even if it fails half-way, of memory for example."""
+        before = self._places[-1].tokens if self._places else 0
+        places, positions = list(self._places), []
+        for segment in patches:
+            found, place = self._place(segment, places[-1] if places else Place(0, 0))
             positions.append(found)
             places.append(place)
-        self._forward(segments, torch.cat(positions, dim=1), None, 1)
-        self._places += places[1:]
-
-    @torch.inference_mode()
-    def _ask(self, branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
-        kept, count = self._places[-1].tokens, sum(branch.tokens for branch in branches)
-        seen = torch.zeros(count, kept + count, dtype=torch.bool)
-        positions, ends, row = [], [], 0
         for branch in branches:
-            place = self._places[branch.patches]
-            seen[row : row + branch.tokens, : place.tokens] = True
-            seen[row : row + branch.tokens, kept + row : kept + row + branch.tokens] = True
+            place = places[branch.patches]
             for segment in branch.segments:
                 found, place = self._place(segment, place)
                 positions.append(found)
-            row += branch.tokens
-            ends.append(row - 1)
-        seen &= torch.ones_like(seen).tril(kept)
-        segments = [segment for branch in branches for segment in branch.segments]
-        logits = self._forward(segments, torch.cat(positions, dim=1), seen, torch.tensor(ends, device=self.model.device))
-        self._cache.truncate(self._places[-1].tokens)
-        return _log_probabilities(logits, tokens)
+        segments = [*patches, *(segment for branch in branches for segment in branch.segments)]
+        kept = places[-1].tokens
+        ends = np.cumsum([kept - before, *(branch.tokens for branch in branches)])[1:] - 1
+        seen = _seen(before, kept, branches, places) if branches else None
+        try:
+            logits = self._forward(segments, torch.cat(positions, dim=1), seen, ends.tolist())
+        except BaseException:
+            self._cache.truncate(before)
+            raise
+        self._places = places
+        self._cache.truncate(kept)
+        return _log_probabilities(logits, tokens) if branches else np.empty((0, len(tokens)))
 
     def _place(self, segment: Segment, place: Place) -> tuple[torch.Tensor, Place]:
         """Positions of a segment that stands at `place`, and the place behind it."""
         positions = self.layout.positions(segment, place.position)
         return positions, Place(place.tokens + len(segment.ids), int(positions.max()) + 1)
 
-    def _forward(self, segments: Sequence[Segment], positions: torch.Tensor, seen: torch.Tensor | None, keep: Any) -> torch.Tensor:
-        """Logits (kept, vocabulary). seen: (new tokens, all tokens) bool, None: causal."""
+    def _forward(self, segments: Sequence[Segment], positions: torch.Tensor, seen: torch.Tensor | None, ends: list[int]) -> torch.Tensor:
+        """Logits (ends, vocabulary) behind the tokens `ends`. seen: (new tokens, all tokens) bool, None: causal."""
         dtype, mask = self.model.dtype, None
         if seen is not None:
             hidden = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype)
             mask = hidden.masked_fill(seen, 0.0)[None, None].to(self.model.device)
+        keep = torch.tensor(ends, device=self.model.device) if ends else 1
         arguments = _arguments(self.model, _whole(self.layout, segments), positions)
-        before = self._cache.get_seq_length()
-        try:
-            output = self.model(attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=keep, **arguments)
-        except BaseException:
-            self._cache.truncate(before)  # out of memory half-way: what was there is still whole
-            raise
-        return output.logits[0]
+        return self.model(attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=keep, **arguments).logits[0]
 
 
 @torch.inference_mode()
@@ -148,6 +146,21 @@ def from_scratch(model: Any, layout: Layout, segments: Sequence[Segment], tokens
     whole = _whole(layout, segments)
     logits = model(use_cache=False, logits_to_keep=1, **_arguments(model, whole, layout.positions(whole, 0))).logits[0]
     return _log_probabilities(logits, tokens)[0]
+
+
+def _seen(before: int, kept: int, branches: Sequence[Branch], places: Sequence[Place]) -> torch.Tensor:
+    """(new tokens, all tokens) bool: new patches see all before them, a branch the prefix it stands behind, and all see what precedes
+    them among their own. before: tokens in the cache, kept: with the new patches."""
+    row = kept - before
+    count = row + sum(branch.tokens for branch in branches)
+    seen = torch.zeros(count, before + count, dtype=torch.bool)
+    seen[:row] = True
+    for branch in branches:
+        end = row + branch.tokens
+        seen[row:end, : places[branch.patches].tokens] = True
+        seen[row:end, before + row : before + end] = True
+        row = end
+    return seen & torch.ones_like(seen).tril(before)
 
 
 def _whole(layout: Layout, segments: Sequence[Segment]) -> Segment:
