@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reward_node.vlm import random_models
-from reward_node.vlm.layout import ImageSequence, Layout, Segment, TimedVideo
+from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, Segment, TimedVideo
 from reward_node.vlm.prefix import Branch, Prefix
 
 EXACT = 1e-4  # nat
@@ -26,6 +26,12 @@ def qwen(folder: Any) -> tuple[Any, Layout]:
     return model, TimedVideo(model, AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessorPil.from_pretrained(folder))
 
 
+def qwen_images(folder: Any) -> tuple[Any, Layout]:
+    model, video = qwen(folder)
+    assert isinstance(video, TimedVideo)
+    return model, QwenImages(model, video.tokenizer, video.image_processor)
+
+
 def idefics(folder: Any) -> tuple[Any, Layout]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -33,7 +39,7 @@ def idefics(folder: Any) -> tuple[Any, Layout]:
     return model, ImageSequence(AutoProcessor.from_pretrained(folder))
 
 
-@pytest.fixture(scope="module", params=[qwen, idefics], ids=["qwen3_vl", "idefics3"])
+@pytest.fixture(scope="module", params=[qwen, qwen_images, idefics], ids=["qwen3_vl", "qwen3_vl_images", "idefics3"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Layout]:
     make: Callable[[Any], tuple[Any, Layout]] = request.param
     return make(tmp_path_factory.mktemp("vlm"))
@@ -60,7 +66,8 @@ def from_scratch(model: Any, layout: Layout, segments: list[Segment], tokens: li
     if "video_grid_thw" in arguments:
         grid = arguments["video_grid_thw"]
         arguments["video_grid_thw"] = torch.tensor([[len(grid), *grid[0, 1:].tolist()]])
-        arguments["mm_token_type_ids"] = 2 * (ids == model.config.video_token_id).int()
+    if model.config.model_type == "qwen3_vl":
+        arguments["mm_token_type_ids"] = 2 * (ids == model.config.video_token_id).int() + (ids == model.config.image_token_id).int()
         model.model.rope_deltas = None
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False, **arguments).logits[0, -1]

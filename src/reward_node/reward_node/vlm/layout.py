@@ -4,8 +4,8 @@ Role: cuts the prompt of a video into segments that can be processed one after a
 frames, then the question. Segments in a row are token for token what the model's own processor makes of the whole; each knows its
 positions from where the one before ended. Depends on torch and transformers' tokenizers; knows nothing of rewards.
 
-Two families are known. `TimedVideo`: Qwen3-VL's video, two frames a patch, each patch behind its time in seconds. `ImageSequence`: any
-model that takes several images in a prompt, one image a patch, positions counted in tokens.
+Three layouts are known. `TimedVideo`: Qwen3-VL's video, two frames a patch, each patch behind its time in seconds. `QwenImages`: its
+single images. `ImageSequence`: images for any model that takes several in a prompt and counts positions in tokens.
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ class Layout(Protocol):
         """At most `patch` frames, (height, width, 3) uint8 RGB, and their times in seconds; fewer are filled up with the last one."""
         ...
 
-    def question(self, text: str) -> Segment:
-        """What stands after the last frame: the user's turn goes on with `text` and is left open."""
+    def question(self, text: str, answer: str | None = None) -> Segment:
+        """What stands after the last frame: the user's turn goes on with `text`.
+
+        It is left open, or, with an `answer`, closed, and the model's own turn begins with that.
+        """
         ...
 
     def positions(self, segment: Segment, start: int) -> torch.Tensor:
@@ -54,23 +57,66 @@ class Layout(Protocol):
         ...
 
 
-def split_prompt(tokenizer: Any, template: Any, part: str, mark: str, count: int) -> tuple[str, str, str]:
-    """(before the first frame, between two, after the last) of an open user turn, from the model's own chat template.
+@dataclass(frozen=True)
+class Turn:
+    """The texts of a user turn: before the images, at the beginning and the end of each, after them, and behind the question (end of the
+    turn and beginning of the model's)."""
 
-    template: apply_chat_template of a processor or tokenizer. part: the kind of content ("image", "video"), mark: the text that the
-    template puts in its place. Raises ConfigError where the template does something else.
-    """
-    question = "\u2402question\u2403"
-    content = [*({"type": part} for _ in range(count)), {"type": "text", "text": question}]
-    text = template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=False)
-    pieces = text[: text.rfind(question)].split(mark)
-    if question not in text or len(pieces) != count + 1 or len(set(pieces[1:-1])) > 1:
-        raise ConfigError(f"the model's chat template does not put '{mark}' where a {part} stands; its prompt cannot be cut into segments")
-    return pieces[0], pieces[1] if count > 1 else "", pieces[-1]
+    before: str
+    opening: str
+    closing: str
+    after: str
+    reply: str
+
+    @classmethod
+    def of(cls, template: Any, part: str, mark: str, count: int) -> Turn:
+        """From the model's own chat template (apply_chat_template of a processor or tokenizer).
+
+        part: the kind of content ("image", "video"), `count` of them; mark: the text that the template puts in its place. Raises
+        ConfigError where the template cannot be cut so.
+        """
+        question = "\u2402question\u2403"
+        content = [*({"type": part} for _ in range(count)), {"type": "text", "text": question}]
+        text = template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        start, found, reply = text.rpartition(question)
+        before, *between, after = start.split(mark)
+        # What stands between two images is the end of one and the beginning of the next.
+        opening = _common_end(before, between[0]) if between else ""
+        closing = between[0].removesuffix(opening) if between else ""
+        if not found or len(between) != count - 1 or len(set(between)) > 1 or not after.startswith(closing):
+            raise ConfigError(
+                f"the model's chat template does not put '{mark}' where a {part} stands; its prompt cannot be cut into segments"
+            )
+        return cls(before.removesuffix(opening), opening, closing, after.removeprefix(closing), reply)
 
 
-class ImageSequence:
-    """One image a patch, each as `before` + image tokens + `after`; positions are counted in tokens.
+def _common_end(one: str, other: str) -> str:
+    """The longest text that both end with."""
+    length = 0
+    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
+        length += 1
+    return one[len(one) - length :]
+
+
+class _Base:
+    """Head and question, from the texts of a turn."""
+
+    def __init__(self, tokenizer: Any, turn: Turn) -> None:
+        self.tokenizer, self._turn = tokenizer, turn
+
+    def head(self) -> Segment:
+        return Segment(self._tokens(self._turn.before))
+
+    def question(self, text: str, answer: str | None = None) -> Segment:
+        closed = "" if answer is None else self._turn.reply + answer
+        return Segment(self._tokens(self._turn.after + text + closed))
+
+    def _tokens(self, text: str) -> torch.Tensor:
+        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
+
+
+class ImageSequence(_Base):
+    """One image a patch; positions are counted in tokens.
 
     processor: of the model, for one image at a time; its image processor must give every image the same number of tokens.
     """
@@ -80,22 +126,17 @@ class ImageSequence:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.mark = processor.image_token if isinstance(getattr(processor, "image_token", None), str) else "<image>"
-        self._before, self._between, self._after = split_prompt(processor.tokenizer, processor.apply_chat_template, "image", self.mark, 2)
-
-    def head(self) -> Segment:
-        return Segment(self._tokens(self._before))
+        super().__init__(processor.tokenizer, Turn.of(processor.apply_chat_template, "image", self.mark, 2))
 
     def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
         from PIL import Image
 
-        inputs = dict(self.processor(text=[self._between + self.mark], images=[Image.fromarray(images[-1])], return_tensors="pt"))
+        text = self._turn.opening + self.mark + self._turn.closing
+        inputs = dict(self.processor(text=[text], images=[Image.fromarray(images[-1])], return_tensors="pt"))
         ids = inputs.pop("input_ids")[0]
         inputs.pop("attention_mask", None)
         inputs.pop("mm_token_type_ids", None)
         return Segment(ids, inputs)
-
-    def question(self, text: str) -> Segment:
-        return Segment(self._tokens(self._after + text))
 
     def positions(self, segment: Segment, start: int) -> torch.Tensor:
         return torch.arange(start, start + len(segment.ids))[None]
@@ -104,58 +145,73 @@ class ImageSequence:
         # (1, images, ...) each.
         return _join(segments, axis=1)
 
-    def _tokens(self, text: str) -> torch.Tensor:
-        return torch.tensor(self.processor.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
 
+class _Qwen3VL(_Base):
+    """What Qwen3-VL's videos and images have in common: the image processor and M-RoPE positions, both the model's own.
 
-class TimedVideo:
-    """Qwen3-VL's video: two frames a patch, before each patch the time between them ("<0.3 seconds>").
-
-    model: Qwen3VLForConditionalGeneration; image_processor: its own, whose temporal patches are filled with two frames instead of one
-    twice. The size of a frame so follows from the frame alone; the model's video processor makes it depend on how many there are,
-    which would change every frame of a growing video. M-RoPE positions are the model's own.
+    model: Qwen3VLForConditionalGeneration; image_processor: its own.
     """
 
-    patch = 2
-
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
-        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
-        self.pad = tokenizer.convert_ids_to_tokens(model.config.video_token_id)
-        self._start, self._end = (
-            tokenizer.convert_ids_to_tokens(index) for index in (model.config.vision_start_token_id, model.config.vision_end_token_id)
-        )
-        self._before, _, self._after = split_prompt(tokenizer, tokenizer.apply_chat_template, "video", self.pad, 1)
-
-    def head(self) -> Segment:
-        return Segment(self._tokens(self._before))
-
-    def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
-        from PIL import Image
-
-        pair = [images[0], images[-1]]
-        inputs = self.image_processor([Image.fromarray(image) for image in pair], return_tensors="pt")
-        grid = inputs["image_grid_thw"][:1]
-        first, second = inputs["pixel_values"].chunk(2)
-        channels, size = 3, self.model.config.vision_config.patch_size
-        patches = first.view(-1, channels, 2, size, size).clone()
-        patches[:, :, 1] = second.view(-1, channels, 2, size, size)[:, :, 1]
-        count = int(grid.prod()) // self.model.config.vision_config.spatial_merge_size**2
-        text = f"<{(times[0] + times[-1]) / 2:.1f} seconds>{self._start}{self.pad * count}{self._end}"
-        return Segment(self._tokens(text), {"pixel_values_videos": patches.flatten(1), "video_grid_thw": grid})
-
-    def question(self, text: str) -> Segment:
-        return Segment(self._tokens(self._after + text))
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, part: str, count: int) -> None:
+        self.model, self.image_processor = model, image_processor
+        self.pad = tokenizer.convert_ids_to_tokens(getattr(model.config, f"{part}_token_id"))
+        super().__init__(tokenizer, Turn.of(tokenizer.apply_chat_template, part, self.pad, count))
 
     def positions(self, segment: Segment, start: int) -> torch.Tensor:
-        kinds = 2 * (segment.ids == self.model.config.video_token_id).int()
-        found, _ = self.model.model.get_rope_index(segment.ids[None], kinds[None], video_grid_thw=segment.visual.get("video_grid_thw"))
+        config = self.model.config
+        kinds = (segment.ids == config.image_token_id).int() + 2 * (segment.ids == config.video_token_id).int()
+        grids = {name: value for name, value in segment.visual.items() if name.endswith("_grid_thw")}
+        found, _ = self.model.model.get_rope_index(segment.ids[None], kinds[None], **grids)
         return found[:, 0] + start
 
     def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
         return _join(segments, axis=0)
 
-    def _tokens(self, text: str) -> torch.Tensor:
-        return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
+    def _pixels(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """(patches of all images, grid (1, 3) of one image, visual tokens of one image)."""
+        from PIL import Image
+
+        inputs = self.image_processor([Image.fromarray(image) for image in images], return_tensors="pt")
+        grid = inputs["image_grid_thw"][:1]
+        return inputs["pixel_values"], grid, int(grid.prod()) // self.model.config.vision_config.spatial_merge_size**2
+
+
+class QwenImages(_Qwen3VL):
+    """Qwen3-VL's images, one a patch."""
+
+    patch = 1
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        super().__init__(model, tokenizer, image_processor, "image", 2)
+
+    def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
+        pixels, grid, count = self._pixels(images[-1:])
+        text = self._turn.opening + self.pad * count + self._turn.closing
+        return Segment(self._tokens(text), {"pixel_values": pixels, "image_grid_thw": grid})
+
+
+class TimedVideo(_Qwen3VL):
+    """Qwen3-VL's video: two frames a patch, before each patch the time between them ("<0.3 seconds>").
+
+    The temporal patches of the image processor are filled with two frames instead of one twice. The size of a frame so follows from the
+    frame alone; the model's video processor makes it depend on how many there are, which would change every frame of a growing video.
+    """
+
+    patch = 2
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        super().__init__(model, tokenizer, image_processor, "video", 1)
+        self._start, self._end = (
+            tokenizer.convert_ids_to_tokens(index) for index in (model.config.vision_start_token_id, model.config.vision_end_token_id)
+        )
+
+    def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
+        pixels, grid, count = self._pixels([images[0], images[-1]])
+        size = self.model.config.vision_config.patch_size
+        first, second = (one.view(-1, 3, 2, size, size) for one in pixels.chunk(2))
+        pair = torch.stack([first[:, :, 0], second[:, :, 1]], dim=2).flatten(1)
+        text = f"<{(times[0] + times[-1]) / 2:.1f} seconds>{self._start}{self.pad * count}{self._end}"
+        return Segment(self._tokens(text), {"pixel_values_videos": pair, "video_grid_thw": grid})
 
 
 def _join(segments: Sequence[Segment], axis: int) -> dict[str, torch.Tensor]:
