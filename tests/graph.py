@@ -71,7 +71,7 @@ class Learner:
     def load(cls, config, policy, seed):
         return cls(policy)
 
-    def update(self, rollouts, iteration):
+    def update(self, rollouts, iteration, last):
         self.policy.state["bias"] += 0.01
         seen = [np.abs(rollout.latents[:, 0] - rollout.images["front"].mean((1, 2, 3))).max() for rollout in rollouts]
         return UpdateReport(True, "always", {"decisions": float(sum(len(r.stamps) for r in rollouts)), "image_error": float(max(seen))})

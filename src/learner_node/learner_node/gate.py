@@ -1,7 +1,7 @@
-"""The gate: keep what is better, go back from what is worse.
+"""The gate: keep what is better, go back from what is worse, hand over nothing that was not seen to be better.
 
-Role: remembers how often each snapshot's episodes ended in success (as the reward judged) and says when the newest is worse than the best.
-Pure; knows nothing of networks or ROS.
+Role: remembers how often each snapshot's episodes ended in success (as the reward judged) and says when the newest is worse than the best,
+and whether one is better than the policy that the run began with. Pure; knows nothing of networks or ROS.
 """
 
 from __future__ import annotations
@@ -54,3 +54,19 @@ class Gate:
             self.best = version
             return False, f"{said}: the best so far"
         return False, f"{said}: not worse than snapshot {self.best} ({best.successes} of {best.episodes}) beyond chance"
+
+    def unproven(self, version: int) -> str:
+        """Why snapshot `version` must not take the place of snapshot 0, the policy that the run began with; empty where it may.
+
+        Learning from a reward that says nothing moves a policy all the same, with luck to better, without it to worse. It may stay only
+        where the reward itself has seen it succeed more often. Too few episodes, or a single iteration, can show nothing and are let pass.
+        """
+        tally, base = self.tallies.get(version, Tally()), self.tallies.get(0, Tally())
+        if min(tally.episodes, base.episodes) < self.episodes or len(self.tallies) == 1:
+            return ""
+        if version and worse(base, tally, self.confidence):
+            return ""
+        return (
+            f"not better than snapshot 0 ({base.successes} of {base.episodes}) beyond chance: the reward shows no improvement, "
+            "so the policy that the run began with stays"
+        )

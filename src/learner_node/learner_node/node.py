@@ -61,7 +61,8 @@ _WRITE_OUT = 4.0
 class Parameters:
     """robot, policy, learner: names of config files. seed: of all randomness in learning. run_dir: absolute, for rollouts and weights.
 
-    weights: snapshot (.safetensors) to start from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts.
+    iterations: of the whole run, so that the learner knows the last one; 0: it is never told. weights: snapshot (.safetensors) to start
+    from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts.
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
     are joined to the nearest stamp within half a period. device: torch device of the policy copy. threads: of torch, while
     updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty times slower.
@@ -72,6 +73,7 @@ class Parameters:
     learner: str
     run_dir: str
     seed: int = field(default=0, metadata={"ge": 0})
+    iterations: int = field(default=0, metadata={"ge": 0})
     weights: str = ""
     rollouts: str = ""
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
@@ -281,7 +283,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         unlabelled = sum(int(np.isnan(rollout.rewards["total"]).sum()) for rollout in rollouts)
         if rollouts:
             began = time.perf_counter()
-            report = self._learner.update(rollouts, iteration)
+            report = self._learner.update(rollouts, iteration, iteration + 1 == self.parameters.iterations)
             metrics = {**report.metrics, "update_seconds": time.perf_counter() - began}
         else:
             report = UpdateReport(False, "no episode of this iteration could be recorded", {})

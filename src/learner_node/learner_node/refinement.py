@@ -3,7 +3,8 @@
 Role: the learner plug-in `flow_refinement` (contract: whetstone.contracts.Learner). Each iteration the episodes join a buffer; the
 policy's flow head is drawn to the chunks of those that the reward model judged successful and away from those of the others (see
 weighting.py), beside replayed demonstrations of other tasks; the gate (gate.py) goes back to the best snapshot when the newest is
-worse. Vision and text stay frozen. Depends on torch; knows nothing of ROS.
+worse, and at the end to what the run began with where nothing better was seen. Vision and text stay frozen. Depends on torch; knows
+nothing of ROS.
 
 Which tensors: some dozens of noisy episodes are few against the demonstrations that taught the policy where to reach for what it
 sees. Trained whole, the network learns the habit's cure and forgets that precision (measured: the spread of the grip over scenes grows
@@ -104,7 +105,7 @@ class FlowRefinement:
             raise ConfigError(f"learner 'flow_refinement' needs a flow policy (network, encode, replay); '{type(policy).__name__}' is none")
         return cls(parse(RefinementConfig, config, "config/learners/flow_refinement.yaml"), policy, seed)
 
-    def update(self, rollouts: list[Rollout], iteration: int) -> UpdateReport:
+    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
         judged = [rollout for rollout in rollouts if rollout.outcome in ("success", "failure", "timeout")]
         successes = sum(rollout.outcome == "success" for rollout in judged)
         unlabelled = self._remember(judged, iteration)
@@ -119,9 +120,13 @@ class FlowRefinement:
             "imitated": float(sum((kept.weights > 0).sum() for kept in self._buffer)),
             "avoided": float(sum((kept.weights < 0).sum() for kept in self._buffer)),
         }
-        back, said = self._gate.judge(self._current, successes, len(judged))
+        drove = self._current
+        back, said = self._gate.judge(drove, successes, len(judged))
         if back:
             self._restore(self._gate.best)
+        if last and (unproven := self._gate.unproven(self._current)):
+            self._restore(0)
+            return UpdateReport(drove != 0, f"{said}; {unproven}", metrics)
         loss = self._train()
         if loss is None:
             return UpdateReport(back, f"{said}; nothing to learn from: no episode was judged successful", metrics)
@@ -131,7 +136,8 @@ class FlowRefinement:
             return UpdateReport(False, f"loss is {loss}: update undone", metrics)
         self._updates += 1
         self._current = self._updates
-        self._states = {self._gate.best: self._states[self._gate.best], self._current: self.policy.trainable_state()}
+        kept = {key: self._states[key] for key in (0, self._gate.best)}
+        self._states = {**kept, self._current: self.policy.trainable_state()}
         return UpdateReport(True, said, metrics)
 
     def trainable_state(self) -> dict[str, np.ndarray]:

@@ -234,7 +234,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if mode != "sim":
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine":
-        specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts")})
+        specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {

@@ -60,7 +60,7 @@ class Rehearsal:
         done = [run_episode(self._sim, self._policy, self._task, first + index, mode).success for index in range(episodes)]
         return float(np.mean(done))
 
-    def iterate(self, iteration: int, episodes: int) -> tuple[list[Episode], str]:
+    def iterate(self, iteration: int, episodes: int, last: bool) -> tuple[list[Episode], str]:
         """An iteration: exploring episodes judged by the reward model, one update, its weights taken over if deployed."""
         first = training_seeds(self._seed) + iteration * episodes
         played = [
@@ -76,7 +76,7 @@ class Rehearsal:
             )
             for index in range(episodes)
         ]
-        report = self._learner.update([episode.rollout for episode in played], iteration)
+        report = self._learner.update([episode.rollout for episode in played], iteration, last)
         if report.deploy:
             self._policy.load_trainable_state(self._learner.trainable_state())
         return played, report.reason
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> None:
 
     print(f"{given['robot']} {given['task']}, base policy: {evaluation()}", flush=True)
     for iteration in range(iterations):
-        played, said = rehearsal.iterate(iteration, episodes)
+        played, said = rehearsal.iterate(iteration, episodes, iteration + 1 == iterations)
         judged = np.mean([episode.rollout.outcome == "success" for episode in played])
         print(f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}", flush=True)
         if (iteration + 1) % every == 0 or iteration + 1 == iterations:

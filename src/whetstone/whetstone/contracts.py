@@ -211,8 +211,9 @@ class Learner(Protocol):
     @classmethod
     def load(cls, config: dict[str, Any], policy: Policy, seed: int) -> Learner: ...
 
-    def update(self, rollouts: list[Rollout], iteration: int) -> UpdateReport:
-        """Learn from the episodes of one iteration. Deterministic under the seed."""
+    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
+        """Learn from the episodes of one iteration. Deterministic under the seed. last: no iteration follows, so what is deployed now
+        is what the run leaves behind."""
         ...
 
     def trainable_state(self) -> dict[str, np.ndarray]:
