@@ -23,6 +23,7 @@ setup(
         "whetstone.rewards": [
             "sarm2 = reward_node.sarm2:SARM2Reward",
             "topreward = reward_node.topreward:TOPReward",
+            "lrm = reward_node.lrm:LRMReward",
             "constant = reward_node.controls:ConstantReward",
             "shuffled = reward_node.controls:ShuffledReward",
         ],

@@ -33,7 +33,7 @@ class TOPReward:
         self.config_hash = config
         self.needs = RewardNeeds((settings.camera,), settings.image_size, settings.every)
         tokens = [vlm.token(settings.answer), vlm.token(settings.contrary)]
-        self.scorer = VideoScorer(vlm.model, vlm.layout, settings.window, tokens)
+        self.scorer = VideoScorer(vlm.model, vlm.video, settings.window, tokens)
         self.reset("", "", 0)
 
     @classmethod

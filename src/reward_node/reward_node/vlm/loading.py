@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from reward_node.vlm.layout import ImageSequence, Layout, TimedVideo
+from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, TimedVideo
 from whetstone.errors import AssetError, ConfigError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -17,11 +17,13 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """model: as AutoModelForImageTextToText gives it; identity: folder name and precision, for provenance."""
+    """model: as AutoModelForImageTextToText gives it; video, images: prompts of a clip and of single pictures; identity: the folder's
+    name, for provenance."""
 
     model: Any
     tokenizer: Any
-    layout: Layout
+    video: Layout
+    images: Layout
     identity: str
 
     def token(self, text: str) -> int:
@@ -50,21 +52,23 @@ def load(folder: str | None, precision: Precision, device: str, source: str) -> 
         kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
         model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype=getattr(torch, precision))
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        layout = _layout(kind, model, tokenizer, path)
+        layouts = _layouts(kind, model, tokenizer, path)
     except (ImportError, OSError, ValueError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise AssetError(f"model '{path}' cannot be loaded: {reason}") from error
     model.to(torch.device(device))
-    return VisionLanguageModel(model.eval(), tokenizer, layout, path.name)
+    return VisionLanguageModel(model.eval(), tokenizer, *layouts, path.name)
 
 
-def _layout(kind: str, model: Any, tokenizer: Any, path: Path) -> Layout:
-    """By the model's family. Raises what transformers raises where the folder lacks a processor."""
+def _layouts(kind: str, model: Any, tokenizer: Any, path: Path) -> tuple[Layout, Layout]:
+    """(video, images) by the model's family. Raises what transformers raises where the folder lacks a processor."""
     if kind == "qwen3_vl":
-        # Its whole processor needs torchvision; the part for single images does not, and is all that TimedVideo takes.
+        # Its whole processor needs torchvision; the part for single images does not, and is all that these take.
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        return TimedVideo(model, tokenizer, Qwen2VLImageProcessorPil.from_pretrained(path, local_files_only=True))
+        processor = Qwen2VLImageProcessorPil.from_pretrained(path, local_files_only=True)
+        return TimedVideo(model, tokenizer, processor), QwenImages(model, tokenizer, processor)
     from transformers import AutoProcessor
 
-    return ImageSequence(AutoProcessor.from_pretrained(path, local_files_only=True))
+    layout = ImageSequence(AutoProcessor.from_pretrained(path, local_files_only=True))
+    return layout, layout

@@ -124,6 +124,23 @@ class Prefix:
         self._cache.truncate(kept)
         return _log_probabilities(logits, tokens) if branches else np.empty((0, len(tokens)))
 
+    @torch.inference_mode()
+    def generate(self, question: Segment, limit: int, stop: Sequence[int]) -> list[int]:
+        """Greedy answer to a question behind the last patch: at most `limit` tokens, without the one of `stop` that ended it."""
+        kept, place, segment = self._places[-1].tokens, self._places[-1], question
+        written: list[int] = []
+        try:
+            while len(written) < limit:
+                positions, place = self._place(segment, place)
+                token = int(self._forward([segment], positions, None, [])[-1].argmax())
+                if token in stop:
+                    break
+                written.append(token)
+                segment = Segment(torch.tensor([token]))
+        finally:
+            self._cache.truncate(kept)
+        return written
+
     def _place(self, segment: Segment, place: Place) -> tuple[torch.Tensor, Place]:
         """Positions of a segment that stands at `place`, and the place behind it."""
         positions = self.layout.positions(segment, place.position)
