@@ -59,6 +59,18 @@ def test_demo():
     assert table(["robot", "seed", "base, best mode", "refined", "shuffled rewards"]) == expected
 
 
+def test_base_policy_over_all_seeds():
+    values = rows("demo.json")
+    said = []
+    for robot in ROBOTS:
+        rates = []
+        for mode in ("greedy", "sampled"):
+            found = [row for row in values if row["case"].startswith(f"{robot}/") and row["metric"] == f"success_base_{mode}"]
+            rates.append(round(100 * sum(row["value"] * row["n"] for row in found) / sum(row["n"] for row in found)))
+        said.append(f"{robot} {rates[0]} and {rates[1]} %")
+    assert ", ".join(said) in README
+
+
 def test_bench():
     shown = {line[0]: line[1:] for line in table(["whole loop", *ROBOTS])}
     for column, robot in enumerate(ROBOTS):
