@@ -100,7 +100,7 @@ def test_lockstep_frame_is_whole_and_waits_for_its_command(driver) -> None:
     for name, message in sim.images:
         assert to_ns(message.header.stamp) == start
         camera = PROFILE.camera(name)
-        image = to_array(message)
+        image = to_array(message, "front")
         assert image.shape == (camera.height, camera.width, 3) and image.std() > 5
     assert (sim.truths[0].episode_id, sim.truths[0].success, sim.truths[0].stage) == (EPISODE_ID, False, 0)
 

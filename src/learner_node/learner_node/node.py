@@ -297,8 +297,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._results.put(lambda: self._finish_update(report, state, iteration))
 
 
-def _decode(payload: Any) -> np.ndarray:
-    return to_array(deserialize(payload, Image))
+def _decode(payload: Any, camera: str) -> np.ndarray:
+    return to_array(deserialize(payload, Image), camera)
 
 
 def _set_threads(count: int) -> None:

@@ -88,16 +88,16 @@ _JOINTS = ""
 class Recorder:
     """Turns a stream of events into contracts.Rollout records.
 
-    cameras: names to record; decode: payload of an image -> (height, width, 3) uint8; grace: seconds of wall time that an ended
-    episode waits for rewards and frames still under way; ring: frames kept for actions that arrive late.
-    counters: rollouts, discarded_episodes (aborted), empty_episodes (not one whole decision), dropped_decisions (their images never
-    came), unlabelled (rows without a valid reward), late_rewards (came after the rollout was closed).
+    cameras: names to record; decode: payload of an image and its camera -> (height, width, 3) uint8; grace: seconds of wall time that an
+    ended episode waits for rewards and frames still under way; ring: frames kept for actions that arrive late. counters: rollouts,
+    discarded_episodes (aborted), empty_episodes (not one whole decision), dropped_decisions (their images never came), unlabelled (rows
+    without a valid reward), late_rewards (came after the rollout was closed).
     """
 
     def __init__(
         self,
         cameras: Iterable[str],
-        decode: Callable[[object], np.ndarray],
+        decode: Callable[[object, str], np.ndarray],
         grace: float = 2.0,
         ring: int = 64,
         tolerance: int = 0,
@@ -223,14 +223,14 @@ class Recorder:
             outcome=episode.outcome,
             reason=episode.reason,
             stamps=np.array(stamps, dtype=np.int64),
-            images={camera: np.stack([self._decode(episode.parts[stamp][camera]) for stamp in stamps]) for camera in self.cameras},
+            images={camera: np.stack([self._decode(episode.parts[stamp][camera], camera) for stamp in stamps]) for camera in self.cameras},
             proprioception=np.stack([np.asarray(episode.parts[stamp][_JOINTS], dtype=np.float32) for stamp in stamps]),
             actions=np.stack([decision.actions for decision in decisions]).astype(np.float32),
             latents=_stack_latents(decisions),
             log_probabilities=np.array([decision.log_probability for decision in decisions], dtype=np.float32),
             policy_versions=np.array([decision.version for decision in decisions], dtype=np.uint64),
             rewards=rewards,
-            last_images={camera: self._decode(last[camera]) for camera in self.cameras if camera in last},
+            last_images={camera: self._decode(last[camera], camera) for camera in self.cameras if camera in last},
             last_proprioception=np.asarray(last[_JOINTS], dtype=np.float32) if _JOINTS in last else None,
             reward_model_id=episode.model_id,
         )

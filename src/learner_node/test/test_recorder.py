@@ -29,7 +29,7 @@ def decision(step: int) -> Decision:
 
 
 def new_recorder(**settings) -> Recorder:
-    return Recorder(("front", "wrist"), decode=lambda payload: np.asarray(payload), **settings)
+    return Recorder(("front", "wrist"), decode=lambda payload, camera: np.asarray(payload), **settings)
 
 
 def events(steps: int, execute: int, every: int) -> list[tuple]:

@@ -242,7 +242,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
     def _decode(self) -> dict[str, np.ndarray]:
         height, width = self._policy.spec.image_size
         return {
-            name: check_size(to_array(deserialize(self._images[name][2], Image)), height, width, name) for name in self._policy.spec.cameras
+            name: check_size(to_array(deserialize(self._images[name][2], Image), name), height, width, name)
+            for name in self._policy.spec.cameras
         }
 
     # Lockstep: one command for each frame.

@@ -294,11 +294,7 @@ class RewardNode(WhetstoneNode[Parameters]):
         try:
             images = {}
             for name in self.model.needs.cameras:
-                try:
-                    image = to_array(deserialize(frames.images[name], Image))
-                except InputError as error:
-                    raise InputError(f"camera '{name}': {error}") from error
-                images[name] = check_size(image, height, width, name)
+                images[name] = check_size(to_array(deserialize(frames.images[name], Image), name), height, width, name)
             return self.model.observe(images, frames.stamp)
         except InputError as error:
             return RewardSample(frames.stamp, valid=False, reason=str(error))

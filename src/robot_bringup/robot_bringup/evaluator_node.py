@@ -138,7 +138,7 @@ class Evaluator(WhetstoneNode[Parameters]):
         stamp, start = stamp_of_raw(data), to_ns(episode.start)
         step = round((stamp - start) * self._profile.rate / 1e9)
         if stamp >= start and step % self.parameters.picture_every == 0:
-            self._pictures.append(np.array(images.to_array(deserialize(data, Image))))
+            self._pictures.append(np.array(images.to_array(deserialize(data, Image), camera.name)))
 
     def _close_pictures(self, name: str | None) -> None:
         if self._pictures and name:

@@ -38,7 +38,7 @@ ENCODED = [
 @pytest.mark.parametrize("padding", [0, 5])
 @pytest.mark.parametrize(("encoding", "rows", "expected"), ENCODED)
 def test_direct_encodings(encoding: str, rows: np.ndarray, expected: np.ndarray, padding: int) -> None:
-    out = images.to_array(message(np.ascontiguousarray(rows), encoding, padding))
+    out = images.to_array(message(np.ascontiguousarray(rows), encoding, padding), "front")
     assert out.dtype == np.uint8 and out.flags.c_contiguous
     np.testing.assert_array_equal(out, expected)
 
@@ -57,7 +57,7 @@ def test_bayer_keeps_colours_apart(encoding: str, padding: int) -> None:
     """A field of one colour comes back as that colour."""
     for channel, colour in enumerate("rgb"):
         pattern = np.array([255 * (letter == colour) for letter in encoding[6:10]]).reshape(2, 2)
-        out = images.to_array(message(np.tile(pattern, (4, 4)).astype(np.uint8), encoding, padding))
+        out = images.to_array(message(np.tile(pattern, (4, 4)).astype(np.uint8), encoding, padding), "front")
         np.testing.assert_array_equal(out[2:-2, 2:-2], np.eye(3, dtype=np.uint8)[channel] * 255 + np.zeros((4, 4, 3), np.uint8))
 
 
@@ -65,7 +65,7 @@ def test_bayer_keeps_colours_apart(encoding: str, padding: int) -> None:
 def test_yuv(encoding: str, order: str) -> None:
     values = {"y": 180, "u": 100, "v": 190}  # reddish
     rows = np.tile(np.array([values[letter] for letter in order], np.uint8), (4, 3))
-    out = images.to_array(message(rows.reshape(4, 6, 2), encoding, 3))
+    out = images.to_array(message(rows.reshape(4, 6, 2), encoding, 3), "front")
     assert out.shape == (4, 6, 3) and (out[0, 0] == out[3, 5]).all() and out[0, 0, 0] > out[0, 0, 1] > 100
 
 
@@ -95,8 +95,8 @@ def test_the_two_converters_agree() -> None:
 )
 def test_what_does_not_fit_is_named(changes: dict, words: str) -> None:
     with pytest.raises(InputError) as caught:
-        images.to_array(message(PICTURE, **changes))
-    assert words in str(caught.value)
+        images.to_array(message(PICTURE, **changes), "front")
+    assert str(caught.value).startswith("camera 'front': ") and words in str(caught.value)
 
 
 def test_size_is_named_with_its_camera() -> None:
@@ -110,7 +110,7 @@ def test_compressed(extension: str) -> None:
     smooth = np.stack(np.broadcast_arrays(np.arange(0, 128, 8)[:, None], np.arange(0, 256, 8)[None], 200), 2).astype(np.uint8)
     for picture in (smooth, smooth[:, :, 0]):
         encoded = cv2.imencode(extension, picture[:, :, ::-1] if picture.ndim == 3 else picture)[1].tobytes()
-        out = images.to_array(SimpleNamespace(format=extension[1:], data=array.array("B", encoded)))
+        out = images.to_array(SimpleNamespace(format=extension[1:], data=array.array("B", encoded)), "front")
         expected = picture if picture.ndim == 3 else np.stack([picture] * 3, 2)
         assert out.shape == expected.shape and out.dtype == np.uint8
         assert np.abs(out.astype(int) - expected).max() <= (0 if extension == ".png" else 12)
@@ -119,7 +119,7 @@ def test_compressed(extension: str) -> None:
 @given(st.binary(max_size=64))
 def test_compressed_rubbish_is_named(data: bytes) -> None:
     with pytest.raises(InputError, match=r"format 'jpeg'"):
-        images.to_array(SimpleNamespace(format="jpeg", data=data))
+        images.to_array(SimpleNamespace(format="jpeg", data=data), "front")
 
 
 def test_to_message_and_back() -> None:
@@ -127,7 +127,7 @@ def test_to_message_and_back() -> None:
     out = images.to_message(PICTURE[:, ::-1], 12_000_000_034, "camera_front")
     assert (out.header.stamp.sec, out.header.stamp.nanosec, out.header.frame_id) == (12, 34, "camera_front")
     assert isinstance(out.data, array.array)
-    np.testing.assert_array_equal(images.to_array(out), PICTURE[:, ::-1])
+    np.testing.assert_array_equal(images.to_array(out, "front"), PICTURE[:, ::-1])
     for wrong in (PICTURE[:, :, :2], PICTURE.astype(float), PICTURE[0], PICTURE[:0]):
         with pytest.raises(InputError, match=r"uint8"):
             images.to_message(wrong, 0, "f")

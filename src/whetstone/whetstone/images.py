@@ -38,12 +38,15 @@ SUPPORTED = (*_DIRECT, *_CONVERTED)
 _MAX_PIXELS = 8192 * 8192
 
 
-def to_array(message: Any) -> np.ndarray:
+def to_array(message: Any, camera: str) -> np.ndarray:
     """(height, width, 3) uint8 RGB from sensor_msgs/Image or CompressedImage. May share memory with the message: do not write to it.
 
-    Raises InputError naming the encoding, the size or the format that does not fit.
+    Raises InputError naming the camera and the encoding, the size or the format that does not fit.
     """
-    return _from_compressed(message) if hasattr(message, "format") else _from_image(message)
+    try:
+        return _from_compressed(message) if hasattr(message, "format") else _from_image(message)
+    except InputError as error:
+        raise InputError(f"camera '{camera}': {error}") from None
 
 
 def to_message(image: np.ndarray, stamp: int, frame: str) -> Any:
