@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from reward_node.frames import check_images
 from reward_node.lrm.reading import read
 from reward_node.lrm.settings import LRMSettings, Question
 from reward_node.signals import total
@@ -22,7 +23,6 @@ from reward_node.vlm.loading import VisionLanguageModel, load
 from reward_node.vlm.prefix import Prefix
 from whetstone.config import config_hash, parse
 from whetstone.contracts import RewardNeeds, RewardSample
-from whetstone.errors import InputError
 
 _SOURCE = "config/rewards/lrm.yaml"
 
@@ -62,12 +62,8 @@ class LRMReward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Judge the newest frame. InputError where the camera is missing or its size is another."""
-        image = images.get(self.settings.camera)
-        if image is None:
-            raise InputError(f"camera {self.settings.camera}: no image; got {', '.join(sorted(images)) or 'none'}")
-        if image.shape != (*self.settings.image_size, 3) or image.dtype != np.uint8:
-            raise InputError(f"camera {self.settings.camera}: image is {image.shape} {image.dtype}, not {self.settings.image_size}")
-        newest = self._vlm.images.frames([image], [0.0])
+        check_images(images, self.needs)
+        newest = self._vlm.images.frames([images[self.settings.camera]], [0.0])
         if self.settings.initial and self._newest.patches == 0:
             self._newest.extend([newest])
         self._newest.truncate(int(self.settings.initial))

@@ -18,13 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from reward_node.frames import check_images
 from reward_node.sarm2.configuration import SARM2Settings, group_of_primitives
 from reward_node.sarm2.network import SARM2Network
 from reward_node.signals import contrastive, recent_window, total
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
 from whetstone.contracts import RewardNeeds, RewardSample
-from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.errors import AssetError, ConfigError
 
 Encode = Callable[[dict[str, np.ndarray]], Tensor]
 
@@ -142,17 +143,6 @@ class SARM2Reward:
     def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
         """The samples of a whole episode, by the same path as live. Call reset() first."""
         return [self.observe(images, stamp) for images, stamp in zip(frames, stamps, strict=True)]
-
-
-def check_images(images: dict[str, np.ndarray], needs: RewardNeeds) -> None:
-    """InputError where a needed camera is missing or its image is not (height, width, 3) uint8 of the declared size."""
-    for camera in needs.cameras:
-        if camera not in images:
-            raise InputError(f"camera {camera}: no image; got {', '.join(sorted(images)) or 'none'}")
-        image = images[camera]
-        if image.shape != (*needs.image_size, 3) or image.dtype != np.uint8:
-            height, width = needs.image_size
-            raise InputError(f"camera {camera}: image is {image.shape} {image.dtype}, the reward model needs ({height}, {width}, 3) uint8")
 
 
 def encode_one(encoder: Any, images: dict[str, np.ndarray]) -> Tensor:

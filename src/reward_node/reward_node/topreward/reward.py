@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from reward_node.frames import check_images
 from reward_node.signals import contrastive, total
 from reward_node.topreward.scorer import VideoScorer
 from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.vlm.loading import VisionLanguageModel, load
 from whetstone.config import config_hash, parse
 from whetstone.contracts import RewardNeeds, RewardSample
-from whetstone.errors import InputError
 
 _SOURCE = "config/rewards/topreward.yaml"
 
@@ -72,14 +72,10 @@ class TOPReward:
         return self.scorer.answers()
 
     def _add(self, images: dict[str, np.ndarray], stamp: int) -> int:
-        image = images.get(self.settings.camera)
-        if image is None:
-            raise InputError(f"camera {self.settings.camera}: no image; got {', '.join(sorted(images)) or 'none'}")
-        if image.shape != (*self.settings.image_size, 3) or image.dtype != np.uint8:
-            raise InputError(f"camera {self.settings.camera}: image is {image.shape} {image.dtype}, not {self.settings.image_size}")
+        check_images(images, self.needs)
         if self._first is None:
             self._first = stamp
-        return self.scorer.add(image, (stamp - self._first) / 1e9)
+        return self.scorer.add(images[self.settings.camera], (stamp - self._first) / 1e9)
 
     def _sample(self, stamp: int, window: int, answers: np.ndarray) -> RewardSample:
         answer, contrary = (float(value) for value in answers)

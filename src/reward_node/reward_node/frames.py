@@ -1,0 +1,22 @@
+"""What every reward model asks of the frames it is given.
+
+Role: one check, one wording. Does not depend on torch or ROS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from whetstone.contracts import RewardNeeds
+from whetstone.errors import InputError
+
+
+def check_images(images: dict[str, np.ndarray], needs: RewardNeeds) -> None:
+    """InputError where a needed camera is missing or its image is not (height, width, 3) uint8 of the declared size."""
+    for camera in needs.cameras:
+        if camera not in images:
+            raise InputError(f"camera {camera}: no image; got {', '.join(sorted(images)) or 'none'}")
+        image = images[camera]
+        if image.shape != (*needs.image_size, 3) or image.dtype != np.uint8:
+            height, width = needs.image_size
+            raise InputError(f"camera {camera}: image is {image.shape} {image.dtype}, the reward model needs ({height}, {width}, 3) uint8")
