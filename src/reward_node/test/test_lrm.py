@@ -125,6 +125,17 @@ def test_a_later_frame_changes_nothing_before_it_and_the_first_counts_if_shown(m
     assert (abs(one[2].process - three[2].process) > 1e-4) == initial
 
 
+def test_questions_that_begin_alike_keep_their_own_answers(model_folder: Path) -> None:
+    process = {"text": "How much of {instruction}?", "start": "", "answers": {" 0.0": 0.0, " 0.5": 0.5}}
+    completion = {"text": "Is {instruction} done?", "start": "", "answers": {" yes": 1.0, " no": 0.0, " who knows": 0.5}}
+    both = LRMReward.load(configuration(model_folder, process=process, completion=completion), None)
+    alone = LRMReward.load(configuration(model_folder, completion=completion), None)
+    for reward in (both, alone):
+        reward.reset("a", "move", 0)
+    one, other = both.observe(frames(1)[0], 0), alone.observe(frames(1)[0], 0)
+    assert one.completion == pytest.approx(other.completion, abs=1e-5) and one.process <= 0.5
+
+
 def test_signals(model_folder: Path) -> None:
     totals = {}
     for signal in ("held", "increments", "potential"):

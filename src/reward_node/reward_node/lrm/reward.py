@@ -40,7 +40,7 @@ class LRMReward:
         self.needs = RewardNeeds((settings.camera,), settings.image_size, settings.every)
         self.unreadable = 0
         questions = (settings.process, settings.completion, settings.contrastive)
-        self._answers = {question.start: Answers(vlm.tokenizer, list(question.answers)) for question in questions}
+        self._answers = {tuple(question.answers): Answers(vlm.tokenizer, list(question.answers)) for question in questions}
         stops = (vlm.tokenizer.eos_token_id, vlm.model.generation_config.eos_token_id)
         self._stops = [one for stop in stops for one in (stop if isinstance(stop, list) else [stop]) if one is not None]
         # The episode's first image stays in the one; the other holds the two that are compared.
@@ -109,7 +109,7 @@ class LRMReward:
             value = read(self._vlm.tokenizer.decode(tokens), question.answers)
             self.unreadable += value is None
             return value or 0.0, math.nan
-        judgement = self._answers[question.start].judge(prefix, prefix.patches, self._vlm.images.question(text, question.start))
+        judgement = self._answers[tuple(question.answers)].judge(prefix, prefix.patches, self._vlm.images.question(text, question.start))
         values = np.array(list(question.answers.values()))
         best = float(judgement.probabilities[values.argmax()])
         return float(judgement.probabilities @ values), math.log(max(best, 1e-30)) - math.log(max(1.0 - best, 1e-30))
