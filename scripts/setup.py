@@ -217,13 +217,14 @@ def install_cpu_torch() -> None:
 
 
 def install_requirements() -> None:
-    if shutil.which("nvidia-smi") is None:
+    has_gpu = shutil.which("nvidia-smi") is not None
+    if not has_gpu:
         install_cpu_torch()
     files = ["-r", "requirements.txt"]
     if system_ros() is None:
         files += ["-r", "requirements-ros.txt"]
     pip("pip", *files)
-    if shutil.which("nvidia-smi"):
+    if has_gpu:
         has_cuda = "import sys, torch; sys.exit(torch.version.cuda is None)"
         if subprocess.run([str(VENV_PYTHON), "-c", has_cuda], capture_output=True, check=False).returncode:
             say("      note: this machine has an NVIDIA GPU, but your pip configuration chose torch's CPU build")

@@ -128,20 +128,16 @@ def _success(found: dict[str, list[dict[str, Any]]]) -> str:
         return ""
     items, table = [], []
     for label, lines in found.items():
-        n, successes = len(lines), sum(line["success"] for line in lines)
+        name, n, successes = _NAMES.get(label, label.replace("_", " ")), len(lines), sum(line["success"] for line in lines)
         low, high = wilson(successes, n)
-        items.append((_NAMES.get(label, label.replace("_", " ")), successes / n, low, high))
+        items.append((name, successes / n, low, high))
+        steps = [line["steps"] for line in lines if line["success"]]
+        cells = [f"{successes} of {n}", f"{100 * low:.0f} to {100 * high:.0f} %", f"{np.mean(steps):.0f}" if steps else ""]
+        table.append([name, *cells, f"{lines[0]['seed']} to {lines[-1]['seed']}"])
     chart = charts.bars(
         items, alt="success on held-out episodes: " + ", ".join(f"{name} {100 * value:.0f} %" for name, value, _, _ in items)
     )
     chart = chart.replace(f'class="bar bar{len(items) - 1}"', 'class="bar last"')
-    for label, lines in found.items():
-        successes = sum(line["success"] for line in lines)
-        low, high = wilson(successes, len(lines))
-        steps = [line["steps"] for line in lines if line["success"]]
-        cells = [f"{successes} of {len(lines)}", f"{100 * low:.0f} to {100 * high:.0f} %", f"{np.mean(steps):.0f}" if steps else ""]
-        span = f"{lines[0]['seed']} to {lines[-1]['seed']}"
-        table.append([_NAMES.get(label, label.replace("_", " ")), *cells, span])
     best = figures.best_mode(found)
     note = f"<p>The base policy's better mode is <b>{best}</b>; that is the base to beat.</p>" if best else ""
     heading = ["policy", "successes", "95 % interval", "mean steps to success", "seeds"]

@@ -1,4 +1,4 @@
-"""Log-probabilities of answers about a growing video, for every frame and every question, never computing a frame twice.
+"""Log-probabilities of answers about a growing video, for every frame and every question, computing again only what a window changes.
 
 Role: between the windows (which frames a score sees) and the language model's cache (vlm/prefix.py): finds what of a window the cache
 already holds, adds what is new, and asks as many questions in one pass as fit. Adding frames one by one and adding an episode at once
@@ -29,11 +29,6 @@ class VideoScorer:
         self._settings = window
         self._prefix = Prefix(model, layout)
         self.begin([])
-
-    @property
-    def bytes(self) -> int:
-        """Of memory that the cache takes."""
-        return self._prefix.bytes
 
     def begin(self, questions: Sequence[str]) -> None:
         """A new video, about which each frame is asked all of `questions`."""

@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from reward_node.signals import uniform_window
+
 
 @dataclass(frozen=True)
 class WindowSettings:
@@ -53,9 +55,8 @@ class FixedWindow:
         self.kept.append(index)
         if len(self.kept) > self._limit:
             self.kept = self.kept[:-1:2] + [index]
-        wanted = np.round(np.linspace(0, index, self._count))
         there = np.asarray(self.kept)
-        return tuple(int(there[np.abs(there - one).argmin()]) for one in wanted)
+        return tuple(int(there[np.abs(there - wanted).argmin()]) for wanted in uniform_window(index + 1, self._count))
 
 
 class GrowingWindow:

@@ -48,10 +48,6 @@ class GrowingLayer(DynamicLayer):
             grown.append(buffer)
         self._buffers = grown
 
-    @property
-    def bytes(self) -> int:
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
-
 
 class GrowingCache(Cache):
     """A cache of `layers` growing layers."""
@@ -63,7 +59,3 @@ class GrowingCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, GrowingLayer)
             layer.truncate(length)
-
-    @property
-    def bytes(self) -> int:
-        return sum(layer.bytes for layer in self.layers if isinstance(layer, GrowingLayer))

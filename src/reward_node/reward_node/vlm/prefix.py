@@ -64,11 +64,6 @@ class Prefix:
     def patches(self) -> int:
         return len(self._places) - 1
 
-    @property
-    def bytes(self) -> int:
-        """Of memory that the cache takes."""
-        return self._cache.bytes
-
     def clear(self) -> None:
         """An empty video: the head alone."""
         self._cache.truncate(0)
@@ -86,16 +81,16 @@ class Prefix:
         Returns (branches, tokens) float64: log-probabilities, in nat over the whole vocabulary, of each of `tokens` behind each branch.
         """
         groups = list(_groups(branches, self._limit))
-        first = groups[0] if groups else []
-        if patches and sum(len(one.ids) for one in patches) + sum(one.tokens for one in first) > self._limit:
+        together = sum(len(one.ids) for one in patches) + sum(one.tokens for one in groups[0]) if groups else 0
+        if patches and (not groups or together > self._limit):
             # A pass without branches needs no mask over all pairs of tokens.
             self._pass(patches, [], tokens)
             patches = ()
-        answers = [] if groups or not patches else [self._pass(patches, [], tokens)]
+        answers = [np.empty((0, len(tokens)))]
         for group in groups:
             answers.append(self._pass(patches, group, tokens))
             patches = ()
-        return np.concatenate(answers) if answers else np.empty((0, len(tokens)))
+        return np.concatenate(answers)
 
     @torch.inference_mode()
     def _pass(self, patches: Sequence[Segment], branches: Sequence[Branch], tokens: Sequence[int]) -> np.ndarray:
