@@ -277,6 +277,11 @@ def build_packages() -> None:
     colcon("packages", "--symlink-install", "--base-paths", "src", "--packages-select", *PYTHON_PACKAGES)
 
 
+def prepare_language_model() -> None:
+    """Once per user, in half a minute: else the first reward node would take that time."""
+    run("language", ["bash", "-c", "source scripts/env.sh && exec python -m reward_node.pocket.language"], show="$^")
+
+
 def check_result() -> None:
     script = (
         "source scripts/env.sh && python -c '"
@@ -334,10 +339,11 @@ def main() -> None:
         ("machine", "compiler, Python headers, rendering libraries", check_machine, None),
         ("environment", f"Python {VERSION} environment in .venv", create_environment, base),
         ("requirements", "Python packages" if ros else "Python packages and ROS 2 Jazzy", install_requirements, pinned),
-        ("models", "robot models", install_models, models),
+        ("models", "robot models and a language model", install_models, models),
         ("cmake", "paths in the CMake files of ROS 2", rewrite_cmake_paths, pinned),
         ("messages", "building the messages (about a minute)", build_messages, messages),
         ("packages", "building the packages", build_packages, packages),
+        ("language", "language model of the pocket VLM", prepare_language_model, models),
         ("check", "trying all of it", check_result, packages),
     ]
     if VENV.exists():

@@ -23,7 +23,12 @@ setup(
         "whetstone.rewards": [
             "sarm2 = reward_node.sarm2:SARM2Reward",
             "topreward = reward_node.topreward:TOPReward",
+            "topreward_remote = reward_node.remote:RemoteTOPReward",
             "lrm = reward_node.lrm:LRMReward",
+            "gvl = reward_node.gvl:GVLReward",
+            "clip = reward_node.clip:CLIPReward",
+            "robometer = reward_node.robometer:RobometerReward",
+            "roboreward = reward_node.roboreward:RoboRewardReward",
             "constant = reward_node.controls:ConstantReward",
             "shuffled = reward_node.controls:ShuffledReward",
         ],

@@ -22,9 +22,9 @@ from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, Weig
 from whetstone_msgs.srv import ResendChunks
 
 from learner_node.publisher import Pushed, WeightsPublisher
-from learner_node.recorder import REWARD_FIELDS, Decision, EpisodeInfo, Recorder
+from learner_node.recorder import Decision, EpisodeInfo, Recorder
 from whetstone import snapshot
-from whetstone.contracts import Learner, Policy, RewardSample, Rollout, UpdateReport
+from whetstone.contracts import REWARD_VALUES, Learner, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
 from whetstone.plugins import configured
@@ -211,7 +211,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         )
 
     def _on_reward(self, message: Reward) -> None:
-        values = {name: getattr(message, name) for name in REWARD_FIELDS}
+        values = {name: getattr(message, name) for name in REWARD_VALUES}
         sample = RewardSample(
             stamp=to_ns(message.header.stamp), valid=message.valid, reason=message.reason, window=message.window, **values
         )

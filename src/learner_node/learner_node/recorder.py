@@ -14,9 +14,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from whetstone.contracts import RewardSample, Rollout
+from whetstone.contracts import REWARD_VALUES, RewardSample, Rollout
 
-REWARD_FIELDS = ("raw", "progress", "process", "completion", "contrastive", "total", "margin")
 Item = TypeVar("Item")
 
 
@@ -210,7 +209,7 @@ class Recorder:
         self.counters["unlabelled"] += sum(1 for label in labels if label is None or not label.valid)
         rewards = {
             name: np.array([getattr(label, name) if label is not None and label.valid else np.nan for label in labels], dtype=np.float32)
-            for name in REWARD_FIELDS
+            for name in REWARD_VALUES
         }
         last = episode.parts[episode.end]
         info = episode.info

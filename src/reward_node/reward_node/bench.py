@@ -64,7 +64,7 @@ def measure(case: Case) -> Measured:
     from reward_node.vlm.prefix import Branch, Prefix, from_scratch
 
     torch.set_num_threads(case.threads)
-    settings = load_yaml(find("rewards", "topreward"))
+    settings = load_yaml(find("rewards", "topreward_qwen3_vl"))
     text = settings["prompt"].replace("{instruction}", "put the red cube into the tray")
     dtype = "float32" if case.device == "cpu" else "bfloat16"
     model, tokenizer, images = random_models.qwen3_vl(random_models.QWEN3_VL[case.model], PIXELS, case.device, dtype, [text])

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from reward_node.loading import load_reward
 from reward_node.signals import SuccessSettings, total
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
-from whetstone.contracts import RewardModel, RewardNeeds, RewardSample
+from whetstone.contracts import Provenance, RewardModel, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
-from whetstone.plugins import configured
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ class ConstantReward:
 
     def __init__(self, settings: ConstantSettings, config: str) -> None:
         self.settings = settings
-        self.model_id = "constant"
-        self.config_hash = config
+        self.provenance = Provenance("constant", config=config)
         self.needs = RewardNeeds(settings.cameras, settings.image_size, settings.every)
 
     @classmethod
@@ -85,8 +84,7 @@ class ShuffledReward:
     def __init__(self, inner: RewardModel, bank: np.ndarray, config: str) -> None:
         self.inner = inner
         self.bank = bank
-        self.model_id = f"shuffled({inner.model_id})"
-        self.config_hash = config
+        self.provenance = replace(inner.provenance, plugin=f"shuffled({inner.provenance.plugin})", config=config)
         self.needs = inner.needs
         self.random = np.random.default_rng(0)
 
@@ -96,8 +94,7 @@ class ShuffledReward:
         from safetensors import SafetensorError, safe_open
 
         settings = parse(ShuffledSettings, config, "config/rewards/shuffled.yaml")
-        plugin, data = configured("whetstone.rewards", settings.inner)
-        inner = plugin.load(data, profile, device)
+        inner = load_reward(settings.inner, profile, device)
         if inner.needs.every != settings.every:
             raise ConfigError(
                 f"config/rewards/shuffled.yaml: key 'every' is {settings.every}, but that of {settings.inner} is {inner.needs.every}"
@@ -108,7 +105,7 @@ class ShuffledReward:
                 bank = file.get_tensor("control_bank").astype(np.float64)
         except (SafetensorError, OSError) as error:
             raise AssetError(f"{path}: holds no 'control_bank' ({error}); make it again with `make assets`") from None
-        return cls(inner, bank, config_hash([config, data]))
+        return cls(inner, bank, config_hash([config, inner.provenance.config]))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         self.inner.reset(episode_id, instruction, seed)

@@ -6,21 +6,20 @@ thread, publishes what it says with the stamp of the scored frame. What a reward
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from whetstone_msgs.msg import Episode, Reward
 
+from reward_node.loading import load_reward
+from reward_node.worker import FrameSet, Job, Worker
 from whetstone.config import find, show
-from whetstone.contracts import RewardModel, RewardSample
+from whetstone.contracts import REWARD_VALUES, RewardModel, RewardSample
 from whetstone.errors import ConfigError, InputError
 from whetstone.images import check_size, to_array
-from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, Deadline, WhetstoneNode, camera_qos, deserialize, run_node, stamp_of_raw, to_ns, to_stamp
 
@@ -34,7 +33,7 @@ class Parameters:
 
     deadline: s until a missing camera ends the process; patience: s after which, in real time, a frame set that lacks a
     camera is published as invalid (in lockstep nothing is lost, so it is waited for until the deadline);
-    device: for the model, as torch names it.
+    device: for the model, as torch names it; image_transport: compressed listens to <topic>/compressed, as image_transport has it.
     """
 
     robot: str
@@ -43,67 +42,7 @@ class Parameters:
     deadline: float = field(default=20.0, metadata={"gt": 0})
     patience: float = field(default=1.0, metadata={"gt": 0})
     device: str = "cpu"
-
-
-@dataclass
-class FrameSet:
-    """The cameras' serialised images of one control step."""
-
-    images: dict[str, bytes] = field(default_factory=dict)
-    stamp: int = 0
-    arrived: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work for the worker: a frame set to score, or (frames None) an episode to begin."""
-
-    episode_id: str
-    instruction: str
-    seed: int
-    frames: FrameSet | None
-
-
-class Worker:
-    """One thread that takes jobs in order. newest_only: a frame set still waiting gives way to a newer one."""
-
-    def __init__(self, work: Any, newest_only: bool) -> None:
-        self._work = work
-        self._newest_only = newest_only
-        self._jobs: deque[Job] = deque()
-        self._ready = threading.Condition()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._loop, name="reward", daemon=True)
-        self._thread.start()
-
-    def give(self, job: Job) -> int:
-        """Returns how many waiting frame sets were dropped for it."""
-        with self._ready:
-            before = len(self._jobs)
-            if job.frames is None or self._newest_only:
-                # A new episode makes the old one's frames worthless.
-                self._jobs = deque(waiting for waiting in self._jobs if waiting.frames is None)
-            dropped = before - len(self._jobs)
-            self._jobs.append(job)
-            self._ready.notify()
-        return dropped
-
-    def stop(self, seconds: float) -> None:
-        with self._ready:
-            self._stopped = True
-            self._jobs.clear()
-            self._ready.notify()
-        self._thread.join(seconds)
-
-    def _loop(self) -> None:
-        while True:
-            with self._ready:
-                while not self._jobs and not self._stopped:
-                    self._ready.wait()
-                if self._stopped:
-                    return
-                job = self._jobs.popleft()
-            self._work(job)
+    image_transport: Literal["raw", "compressed"] = "raw"
 
 
 class RewardNode(WhetstoneNode[Parameters]):
@@ -115,15 +54,18 @@ class RewardNode(WhetstoneNode[Parameters]):
         self.episode: Episode | None = None
         self.worker: Worker | None = None
         self.deadlines: dict[str, Deadline] = {}
-        self.begun = ""
+        self.begun, self.told = "", ""
+        self.arrived: dict[str, float] = {}
+        self.lost: set[str] = set()
+        self.warned = 0.0
+        self.scoring, self.refused = "", ""  # of the worker's thread
         self.early: dict[tuple[int, str], bytes] = {}
         self._forget()
 
     def configure(self) -> None:
         self.profile = load_profile(self.parameters.robot)
         path = find("rewards", self.parameters.reward)
-        plugin, config = configured("whetstone.rewards", self.parameters.reward)
-        self.model: RewardModel = plugin.load(config, self.profile, self.parameters.device)
+        self.model: RewardModel = load_reward(self.parameters.reward, self.profile, self.parameters.device)
         needs = self.model.needs
         for name in needs.cameras:
             camera = self.profile.camera(name)
@@ -133,13 +75,23 @@ class RewardNode(WhetstoneNode[Parameters]):
                     f"but camera '{name}' of robot '{self.profile.name}' gives {camera.width}x{camera.height}"
                 )
         self._self_test()
+        self.counters.update(
+            model=self.model.provenance.model_id,
+            device=needs.device or "elsewhere",
+            memory_mb=round(needs.memory / 1e6, 1),
+            images_per_score=needs.images * len(needs.cameras),
+            scores_per_second=round(self.profile.rate / needs.every, 2),
+        )
         self.rewards = self.create_publisher(Reward, "reward", EVENT)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
+        compressed = self.parameters.image_transport == "compressed"
+        self.image_type = CompressedImage if compressed else Image
+        self.topics = {name: self.profile.camera(name).topic + ("/compressed" if compressed else "") for name in needs.cameras}
         for name in needs.cameras:
             self.counters[f"frames_{name}"] = 0
             self.create_subscription(
-                Image,
-                self.profile.camera(name).topic,
+                self.image_type,
+                self.topics[name],
                 lambda data, camera=name: self._on_image(camera, data),
                 camera_qos(self.parameters.realtime),
                 raw=True,
@@ -183,9 +135,13 @@ class RewardNode(WhetstoneNode[Parameters]):
         if self.worker is None:
             return
         if episode.phase == Episode.PHASE_RUNNING:
-            # The same id again: it was paused and goes on.
+            # The same id again: it was paused and goes on, or is told something else.
             if episode.episode_id != self.begun:
                 self._begin(episode)
+            elif episode.instruction != self.told:
+                self.told = episode.instruction
+                self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), None))
+                self.get_logger().info(f"episode {episode.episode_id}: the instruction is now '{episode.instruction}'")
             self._wait_for_cameras()
         else:
             for name in list(self.deadlines):
@@ -193,7 +149,7 @@ class RewardNode(WhetstoneNode[Parameters]):
 
     def _begin(self, episode: Episode) -> None:
         self._forget()
-        self.begun = episode.episode_id
+        self.begun, self.told = episode.episode_id, episode.instruction
         assert self.worker is not None
         self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), None))
         early, self.early = self.early, {}
@@ -201,16 +157,16 @@ class RewardNode(WhetstoneNode[Parameters]):
             self._take(episode, camera, stamp, data)
 
     def _wait_for_cameras(self) -> None:
+        """For a camera's first image; later ones too in lockstep, where an image that does not come stops everything."""
         for name in self.model.needs.cameras:
-            if name not in self.deadlines:
-                self.deadlines[name] = self.deadline(self.parameters.deadline, self.profile.camera(name).topic, "image")
+            if name not in self.deadlines and not (self.parameters.realtime and self.arrived.get(name)):
+                self.deadlines[name] = self.deadline(self.parameters.deadline, self.topics[name], "image")
 
     # Frames.
 
     def _on_image(self, camera: str, data: bytes) -> None:
         self.counters[f"frames_{camera}"] += 1
-        if camera in self.deadlines:
-            self.deadlines[camera].restart()
+        self._arrived(camera)
         if self.worker is None:
             return
         try:
@@ -226,6 +182,17 @@ class RewardNode(WhetstoneNode[Parameters]):
                 del self.early[min(self.early)]
             return
         self._take(episode, camera, stamp, data)
+
+    def _arrived(self, camera: str) -> None:
+        if camera in self.deadlines:
+            if self.parameters.realtime:
+                self.deadlines.pop(camera).meet()
+            else:
+                self.deadlines[camera].restart()
+        if camera in self.lost:
+            self.lost.discard(camera)
+            self.get_logger().info(f"camera '{camera}' is back after {time.monotonic() - self.arrived[camera]:.1f} s")
+        self.arrived[camera] = time.monotonic()
 
     def _index(self, episode: Episode, stamp: int) -> int:
         """Control step of a stamp within the episode."""
@@ -261,13 +228,31 @@ class RewardNode(WhetstoneNode[Parameters]):
         self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), frames))
 
     def _expire(self) -> None:
-        """Frame sets that have waited too long for one of their cameras."""
+        """Frame sets that have waited too long for one of their cameras, and cameras that give no images any more."""
         if self.worker is None:
             return
+        if self.parameters.realtime and self.episode is not None and self.episode.phase == Episode.PHASE_RUNNING:
+            self._watch(self.episode)
         old = time.monotonic() - self.patience
         for index in sorted(key for key, frames in self.pending.items() if frames.arrived < old):
             self.done = max(self.done, index)
             self._refuse(self.pending.pop(index))
+
+    def _watch(self, episode: Episode) -> None:
+        """Once every `patience` seconds: an invalid score while a camera that gave images gives none."""
+        now = time.monotonic()
+        silent = {name: now - arrived for name, arrived in self.arrived.items() if now - arrived > self.patience}
+        for name in sorted(set(silent) - self.lost):
+            self.lost.add(name)
+            self.get_logger().warning(f"camera '{name}': no image for {silent[name]:.1f} s; scores are invalid until it is back")
+        if not silent or now - self.warned < self.patience:
+            return
+        self.warned = now
+        name = max(silent, key=lambda one: silent[one])
+        # In robot time as far as it is known: no frame, so no stamp of one.
+        stamp = max(self.newest.values(), default=to_ns(episode.start)) + round(silent[name] * 1e9)
+        sample = RewardSample(stamp, valid=False, reason=f"camera '{name}': no image for {silent[name]:.1f} s")
+        self._publish(episode.episode_id, sample, now)
 
     def _refuse(self, frames: FrameSet) -> None:
         missing = [name for name in self.model.needs.cameras if name not in frames.images]
@@ -281,7 +266,7 @@ class RewardNode(WhetstoneNode[Parameters]):
     def _work(self, job: Job) -> None:
         try:
             if job.frames is None:
-                self.model.reset(job.episode_id, job.instruction, job.seed)
+                self._begin_or_tell(job)
             else:
                 sample = self._score(job.frames)
                 if sample is not None:
@@ -289,12 +274,27 @@ class RewardNode(WhetstoneNode[Parameters]):
         except Exception as error:
             self.fail(error)
 
+    def _begin_or_tell(self, job: Job) -> None:
+        """A new episode; or, within one, other words: a model that can `tell` keeps what it saw, another begins with the next frame."""
+        tell = getattr(self.model, "tell", None)
+        try:
+            if job.episode_id == self.scoring and tell is not None:
+                tell(job.instruction)
+            else:
+                self.model.reset(job.episode_id, job.instruction, job.seed)
+            self.refused = ""
+        except InputError as error:
+            self.refused = str(error)
+        self.scoring = job.episode_id
+
     def _score(self, frames: FrameSet) -> RewardSample | None:
         height, width = self.model.needs.image_size
+        if self.refused:
+            return RewardSample(frames.stamp, valid=False, reason=self.refused)
         try:
             images = {}
             for name in self.model.needs.cameras:
-                images[name] = check_size(to_array(deserialize(frames.images[name], Image), name), height, width, name)
+                images[name] = check_size(to_array(deserialize(frames.images[name], self.image_type), name), height, width, name)
             return self.model.observe(images, frames.stamp)
         except InputError as error:
             return RewardSample(frames.stamp, valid=False, reason=str(error))
@@ -303,14 +303,14 @@ class RewardNode(WhetstoneNode[Parameters]):
         latency = time.monotonic() - taken
         message = Reward(
             episode_id=episode_id,
-            model_id=self.model.model_id,
-            config_hash=self.model.config_hash,
+            model_id=self.model.provenance.model_id,
+            config_hash=self.model.provenance.config,
             valid=sample.valid,
             reason=sample.reason,
             window=sample.window,
             latency=latency,
         )
-        for name in ("raw", "progress", "process", "completion", "contrastive", "total", "margin"):
+        for name in REWARD_VALUES:
             setattr(message, name, float(getattr(sample, name)))
         message.header.stamp = to_stamp(sample.stamp)
         message.header.frame_id = self.model.needs.cameras[0]
@@ -318,6 +318,7 @@ class RewardNode(WhetstoneNode[Parameters]):
         self.last = message
         self.counters["scored" if sample.valid else "invalid"] += 1
         self.counters["latency_ms"] = round(latency * 1e3, 2)
+        self.counters.update(getattr(self.model, "counters", {}))
 
 
 def main(args: list[str] | None = None) -> int:

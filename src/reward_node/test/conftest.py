@@ -13,6 +13,14 @@ from whetstone.demonstrations import Demonstration, load_demonstrations
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """As the trainers run: with more, sums of a backward pass may be added up in another order."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def dots(tmp_path_factory: pytest.TempPathFactory) -> list[Demonstration]:
     from reward_toy import write_dots

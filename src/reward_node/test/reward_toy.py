@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reward_node.sarm2.configuration import NetworkSettings, SARM2Settings, TrainingSettings
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, encode_one
 from whetstone.demonstrations import save_demonstration
+from whetstone.task import PRIMITIVES as TASK_PRIMITIVES
 
 PRIMITIVES = ("reach", "push", "null")
 SIZE = (16, 16)
@@ -22,6 +23,7 @@ class BlockEncoder(nn.Module):
     """Mean colour of 4x4 blocks of every camera: enough to see where a dot is."""
 
     feature_size = 2 * 4 * 4 * 3
+    identity = "blocks"
 
     def features(self, images: dict[str, np.ndarray]) -> Tensor:
         rows = []
@@ -51,6 +53,7 @@ def small_settings(**training: float) -> SARM2Settings:
         image_size=SIZE,
         every=4,
         groups={"pick": ("reach",), "push": ("push",), "uncertain": ("null",)},
+        primitives=PRIMITIVES,
         network=NetworkSettings(width=32, heads=2, stage_layers=1, value_layers=2, experts=4, expert_width=32, recent=4, dropout=0.0),
         training=TrainingSettings(**{"steps": 150, "batch": 64, "learning_rate": 3e-3, **training}),  # type: ignore[arg-type]
     )
@@ -58,7 +61,7 @@ def small_settings(**training: float) -> SARM2Settings:
 
 def small_model(settings: SARM2Settings, seed: int = 0) -> SARM2Model:
     torch.manual_seed(seed)
-    return build_model(settings, BlockEncoder.feature_size, WordEncoder(), PRIMITIVES).eval()
+    return build_model(settings, BlockEncoder.feature_size, WordEncoder()).eval()
 
 
 def small_reward(settings: SARM2Settings | None = None, model: SARM2Model | None = None) -> SARM2Reward:
@@ -81,7 +84,7 @@ def dot_image(place: float, colour: int) -> np.ndarray:
 
 
 def write_dots(directory: Path, count: int) -> None:
-    """Toy episodes: a red or green dot goes right. Some stop half-way: failures."""
+    """Toy episodes: a red or green dot goes right. Some stop half-way: failures. The first joint is where the dot is."""
     random = np.random.default_rng(7)
     for index in range(count):
         colour, fails = index % 2, index % 4 >= 2
@@ -91,17 +94,18 @@ def write_dots(directory: Path, count: int) -> None:
         image = np.stack([dot_image(value, colour) for value in place])
         task, name = (("reach", "red"), ("push", "green"))[colour]
         steps = np.arange(frames) * 2
+        joints = np.stack([place.repeat(2), np.zeros(2 * frames)], axis=1).astype(np.float32)
         save_demonstration(
             directory / "toy" / task / f"{index:03d}.npz",
             {"robot": "toy", "task": task, "instruction": f"move the {name} dot right", "kind": "failure" if fails else "expert"},
             index,
             not fails,
             {
-                "proprioception": np.zeros((2 * frames, 2), np.float32),
+                "proprioception": joints,
                 "actions": np.zeros((2 * frames, 2), np.float32),
                 "frame_steps": steps,
                 "progress": place.astype(np.float32),
-                "primitive": np.full(frames, colour),
+                "primitive": np.full(frames, TASK_PRIMITIVES.index(PRIMITIVES[colour])),
                 "completed": place >= 0.97,
                 "state": np.zeros((frames, 1), np.float32),
                 "pixels": np.zeros((frames, 2, 6, 3), np.float32),

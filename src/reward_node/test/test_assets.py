@@ -25,7 +25,7 @@ def frames(count: int) -> list[dict[str, np.ndarray]]:
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_weights_fit_the_configuration_and_a_still_does_not_rise(robot: str) -> None:
     reward = SARM2Reward.load(load_yaml(find("rewards", "sarm2")), load_profile(robot))
-    assert reward.needs.every == 4 and reward.model_id.startswith("sarm2@")
+    assert reward.needs.every == 4 and reward.provenance.model_id.startswith("sarm2@")
     reward.reset("a", "put the red cube in the tray", 0)
     samples = reward.score_episode(frames(1) * 12, list(range(12)))
     assert len({(sample.progress, sample.completion) for sample in samples}) == 1
@@ -43,7 +43,7 @@ def test_the_shuffled_control_draws_from_the_bank_of_the_asset(robot: str) -> No
     assert len(reward.bank) > 500 and reward.bank.shape[1] == 3
     done = float((reward.bank[:, 1] >= 0.6).mean())
     assert 0.02 < done < 0.5, "some random frames must look completed, or no episode of the control ever ends in success"
-    assert reward.model_id.startswith("shuffled(sarm2@")
+    assert reward.provenance.model_id.startswith("shuffled(sarm2)@")
 
 
 def test_weights_of_another_configuration_are_refused(tmp_path: Path) -> None:

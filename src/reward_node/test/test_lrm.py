@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from reward_node.lrm import LRMReward
 from reward_node.lrm.reading import read
 from reward_node.vlm import random_models
-from reward_node.vlm.answers import Answers
+from reward_node.vlm.answers import Answers, judge
 from reward_node.vlm.layout import Segment
 from reward_node.vlm.loading import VisionLanguageModel, load
 from reward_node.vlm.prefix import Prefix, from_scratch
 from whetstone.config import find, load_yaml
 from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.profile import load_profile
 
 SIZE = (32, 32)
+PROFILE = load_profile("franka")
 TENTHS = {f" {k / 10:.1f}": k / 10 for k in range(11)}
 
 
@@ -34,7 +39,7 @@ def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def vlm(model_folder: Path) -> VisionLanguageModel:
-    return load(str(model_folder), "float32", "cpu", "the test")
+    return load(str(model_folder), "float32", "cpu", "the test", "franka")
 
 
 def configuration(model: Any, **changes: Any) -> dict[str, Any]:
@@ -52,8 +57,8 @@ def test_probabilities_are_those_of_the_answers_written_out(vlm: VisionLanguageM
     layout = vlm.images
     image, question = layout.frames([frames(1)[0]["front"]], [0.0]), layout.question("How much?", '{"progress":')
     prefix = Prefix(vlm.model, layout)
-    prefix.extend([image])
-    judgement = Answers(vlm.tokenizer, list(TENTHS)).judge(prefix, 1, question)
+    judgement, other = judge(prefix, [image], [(Answers(vlm.tokenizer, words), question) for words in (list(TENTHS), [" true", " false"])])
+    assert prefix.patches == 1 and len(other.probabilities) == 2
     expected = []
     for text in TENTHS:
         tokens, score = vlm.tokenizer.encode(text, add_special_tokens=False), 0.0
@@ -91,7 +96,7 @@ def test_an_answer_that_begins_another_is_refused(vlm: VisionLanguageModel) -> N
 
 @pytest.mark.parametrize("mode", ["logits", "generate"])
 def test_an_episode_live_and_afterwards(model_folder: Path, mode: str) -> None:
-    reward = LRMReward.load(configuration(model_folder, mode=mode, limit=6), None)
+    reward = LRMReward.load(configuration(model_folder, mode=mode, limit=6), PROFILE)
     clip = frames(4)
     reward.reset("a", "put the {red} cube in the tray", 0)
     live = [reward.observe(images, stamp) for stamp, images in enumerate(clip)]
@@ -105,14 +110,14 @@ def test_an_episode_live_and_afterwards(model_folder: Path, mode: str) -> None:
     assert live[0].contrastive == 0.0, "there is nothing to compare the first frame with"
     if mode == "logits":
         assert len({round(sample.process, 6) for sample in live}) > 1 and live[1].contrastive != 0.0
-        assert reward.unreadable == 0
+        assert reward.counters["unreadable"] == 0
     else:
-        assert reward.unreadable > 0, "a random model does not write JSON"
+        assert reward.counters["unreadable"] > 0, "a random model does not write JSON"
 
 
 @pytest.mark.parametrize("initial", [True, False])
 def test_a_later_frame_changes_nothing_before_it_and_the_first_counts_if_shown(model_folder: Path, initial: bool) -> None:
-    reward = LRMReward.load(configuration(model_folder, initial=initial), None)
+    reward = LRMReward.load(configuration(model_folder, initial=initial), PROFILE)
     clip, other = frames(3), frames(3, 7)
     reward.reset("a", "move", 0)
     one = reward.score_episode(clip, [0, 1, 2])
@@ -128,8 +133,8 @@ def test_a_later_frame_changes_nothing_before_it_and_the_first_counts_if_shown(m
 def test_questions_that_begin_alike_keep_their_own_answers(model_folder: Path) -> None:
     process = {"text": "How much of {instruction}?", "start": "", "answers": {" 0.0": 0.0, " 0.5": 0.5}}
     completion = {"text": "Is {instruction} done?", "start": "", "answers": {" yes": 1.0, " no": 0.0, " who knows": 0.5}}
-    both = LRMReward.load(configuration(model_folder, process=process, completion=completion), None)
-    alone = LRMReward.load(configuration(model_folder, completion=completion), None)
+    both = LRMReward.load(configuration(model_folder, process=process, completion=completion), PROFILE)
+    alone = LRMReward.load(configuration(model_folder, completion=completion), PROFILE)
     for reward in (both, alone):
         reward.reset("a", "move", 0)
     one, other = both.observe(frames(1)[0], 0), alone.observe(frames(1)[0], 0)
@@ -139,7 +144,7 @@ def test_questions_that_begin_alike_keep_their_own_answers(model_folder: Path) -
 def test_signals(model_folder: Path) -> None:
     totals = {}
     for signal in ("held", "increments", "potential"):
-        reward = LRMReward.load(configuration(model_folder, signal=signal, discount=0.9), None)
+        reward = LRMReward.load(configuration(model_folder, signal=signal, discount=0.9), PROFILE)
         reward.reset("a", "move", 0)
         totals[signal] = reward.score_episode(frames(3), [0, 1, 2])
     process = [sample.process for sample in totals["held"]]
@@ -149,7 +154,7 @@ def test_signals(model_folder: Path) -> None:
 
 
 def test_values_that_are_no_numbers_make_an_invalid_sample(model_folder: Path) -> None:
-    reward = LRMReward.load(configuration(model_folder), None)
+    reward = LRMReward.load(configuration(model_folder), PROFILE)
     reward.reset("a", "move", 0)
     assert reward.observe(frames(1)[0], 0).valid
     with torch.no_grad():
@@ -163,14 +168,18 @@ def test_values_that_are_no_numbers_make_an_invalid_sample(model_folder: Path) -
 
 def test_bad_input_is_named(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"lrm.yaml: key 'model' is empty"):
-        LRMReward.load(configuration(None), None)
+        LRMReward.load(configuration(None), PROFILE)
     with pytest.raises(AssetError, match="is not a model folder"):
-        LRMReward.load(configuration(tmp_path), None)
+        LRMReward.load(configuration(tmp_path), PROFILE)
     question = {"text": "Is it done?", "start": "", "answers": {"yes": 1.0, "no": 0.0}}
     with pytest.raises(ConfigError, match="must hold {instruction}"):
-        LRMReward.load(configuration(model_folder, completion=question), None)
-    reward = LRMReward.load(configuration(model_folder), None)
-    reward.reset("a", "x" * 10_000, 0)
+        LRMReward.load(configuration(model_folder, completion=question), PROFILE)
+    reward = LRMReward.load(configuration(model_folder), PROFILE)
+    with pytest.raises(InputError, match="has 10000 characters, at most 2000"):
+        reward.reset("a", "x" * 10_000, 0)
+    with pytest.raises(InputError, match="not valid UTF-8"):
+        reward.tell("caf\udce9")
+    reward.reset("a", "move", 0)
     with pytest.raises(InputError, match="camera front: no image; got wrist"):
         reward.observe({"wrist": frames(1)[0]["front"]}, 0)
     with pytest.raises(InputError, match=r"camera front: image is \(8, 8, 3\)"):
@@ -205,3 +214,52 @@ def test_the_prompts_that_are_shipped_have_answers_of_few_tokens(model_folder: P
     data = load_yaml(find("rewards", "lrm"))
     for name in ("process", "completion", "contrastive"):
         Answers(tokenizer, list(data[name]["answers"]))
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory, qwen: Path) -> dict[str, str]:
+    """Three LoRA adapters of the tiny Qwen3-VL that change what it answers."""
+    folders = {}
+    for number, name in enumerate(("process", "completion", "contrastive")):
+        torch.manual_seed(number)
+        model = AutoModelForImageTextToText.from_pretrained(qwen, dtype=torch.float32)
+        settings = LoraConfig(r=2, target_modules=r".*language_model.*(q_proj|v_proj)", init_lora_weights=False)
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        get_peft_model(model, settings).save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_models.tiny_qwen3_vl(tmp_path_factory.mktemp("qwen"))
+
+
+def test_each_question_has_its_adapter(qwen: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    """As three models would answer, into each of which one adapter was merged."""
+    together = LRMReward.load(configuration(qwen, adapters=adapters), PROFILE)
+    clip = frames(4)
+    together.reset("a", "move", 0)
+    found = [together.observe(images, index) for index, images in enumerate(clip)]
+    assert together.provenance.revision != LRMReward.load(configuration(qwen), PROFILE).provenance.revision
+    for name, folder in adapters.items():
+        merged = tmp_path / name
+        shutil.copytree(qwen, merged)
+        base = AutoModelForImageTextToText.from_pretrained(qwen, dtype=torch.float32)
+        PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(merged)
+        alone = LRMReward.load(configuration(merged), PROFILE)
+        alone.reset("a", "move", 0)
+        expected = [getattr(alone.observe(images, index), name) for index, images in enumerate(clip)]
+        assert [getattr(sample, name) for sample in found] == pytest.approx(expected, abs=1e-4), name
+
+
+def test_adapters_that_are_missing_or_change_nothing_are_named(qwen: Path, adapters: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'adapters' must name all of process, completion, contrastive"):
+        LRMReward.load(configuration(qwen, adapters={"process": adapters["process"]}), PROFILE)
+    with pytest.raises(AssetError, match="adapters.completion .* is not an adapter"):
+        LRMReward.load(configuration(qwen, adapters={**adapters, "completion": str(tmp_path)}), PROFILE)
+    silent = tmp_path / "silent"
+    shutil.copytree(adapters["contrastive"], silent)
+    state = {key: part * ("lora_B" not in key) for key, part in load_file(silent / "adapter_model.safetensors").items()}
+    save_file(state, silent / "adapter_model.safetensors")
+    with pytest.raises(AssetError, match="adapters.contrastive .* changes nothing"):
+        LRMReward.load(configuration(qwen, adapters={**adapters, "contrastive": str(silent)}), PROFILE)

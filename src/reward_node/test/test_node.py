@@ -11,17 +11,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import yaml
 
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from whetstone_msgs.msg import Episode, Reward  # noqa: E402
 
+from reward_node.vlm.random_models import tiny_qwen3_vl  # noqa: E402
+from whetstone.config import find, load_yaml, root  # noqa: E402
 from whetstone.images import to_message  # noqa: E402
 from whetstone.ros import EVENT, FRAME_LOCKSTEP, LATCHED, STATE, to_ns, to_stamp  # noqa: E402
 
@@ -44,6 +48,8 @@ class Bench:
         self.rewards: list[Reward] = []
         self.counters: dict[str, str] = {}
         self.warm = False
+        self.compressed = False
+        self.index = 0
         self.node.create_subscription(Reward, "reward", self._reward, EVENT)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, STATE)
         self.episodes = self.node.create_publisher(Episode, "episode", LATCHED)
@@ -87,16 +93,49 @@ class Bench:
 
         self.until(answered, "reward of a first frame")
 
-    def episode(self, phase: int, name: str = "train-000-0000", start: int = START) -> None:
-        message = Episode(episode_id=name, instruction="touch", phase=phase, seed=3, max_steps=100, start=to_stamp(start))
+    def episode(self, phase: int, name: str = "train-000-0000", start: int = START, instruction: str = "touch") -> None:
+        message = Episode(episode_id=name, instruction=instruction, phase=phase, seed=3, max_steps=100, start=to_stamp(start))
         self.episodes.publish(message)
+
+    def tell(self, instruction: str) -> None:
+        """Other words in the episode that runs."""
+        self.episode(Episode.PHASE_RUNNING, instruction=instruction)
 
     def frame(self, index: int, start: int = START, cameras: tuple[str, ...] = ("front", "wrist"), size: int = 128) -> None:
         for name in cameras:
-            self.cameras[name].publish(to_message(np.full((size, size, 3), 9, np.uint8), start + index * PERIOD, name))
+            message: Any = to_message(np.full((size, size, 3), 9, np.uint8), start + index * PERIOD, name)
+            if self.compressed:
+                data = cv2.imencode(".png", np.full((size, size, 3), 9, np.uint8))[1].tobytes()
+                message = CompressedImage(header=message.header, format="png", data=data)
+            self.cameras[name].publish(message)
+
+    def send_until(self, first: int) -> bool:
+        """Sends the next frame, from number `first` on; true once a valid score came."""
+        self.index = max(self.index + 1, first)
+        self.frame(self.index)
+        return any(reward.valid for reward in self.rewards)
+
+    def settle(self) -> None:
+        """Time for the last message on another topic to arrive: topics are not ordered."""
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def compress(self) -> None:
+        """From now on PNGs are published, where image_transport puts them."""
+        for name in self.cameras:
+            self.cameras[name] = self.node.create_publisher(CompressedImage, f"camera/{name}/image_raw/compressed", FRAME_LOCKSTEP)
+        self.compressed = True
 
     def steps(self) -> list[int]:
         return [(to_ns(reward.header.stamp) - START) // PERIOD for reward in self.rewards]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A configuration of TOPReward with a tiny random model."""
+    data = {**load_yaml(find("rewards", "topreward_qwen3_vl")), "model": str(tiny_qwen3_vl(tmp_path / "vlm")), "dtype": "float32"}
+    return yaml.safe_dump({**data, "cameras": ["front", "wrist"], "every": 4})
 
 
 @pytest.fixture
@@ -106,14 +145,14 @@ def bench(tmp_path: Path, domain: int) -> Iterator[Callable[..., Bench]]:
     context.init(domain_id=domain)
     opened: list[Bench] = []
 
-    def start(configuration: str = CONFIGURATION, **parameters: object) -> Bench:
+    def start(configuration: str = CONFIGURATION, environment: dict[str, str] | None = None, **parameters: object) -> Bench:
         path = tmp_path / "reward.yaml"
         path.write_text(configuration)
         values = {"robot": "franka", "reward": str(path), **parameters}
         arguments = [word for key, value in values.items() for word in ("-p", f"{key}:={value}")]
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, "--ros-args", "-r", "__ns:=/bench", *arguments],
-            env={**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1", **(environment or {})},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -183,6 +222,96 @@ def test_a_bad_image_is_invalid_and_the_node_lives(bench: Callable[..., Bench]) 
     node.until(lambda: len(node.rewards) == 4, "score after three bad frames")
     assert node.steps() == [0, 4, 8, 12]
     assert node.rewards[3].valid and np.isnan(node.rewards[0].progress)
+
+
+def test_a_lost_camera_is_said_and_comes_back(bench: Callable[..., Bench]) -> None:
+    """By the wall clock: invalid scores that name it, then scores again; the node does not end."""
+    node = bench(realtime=True, patience=0.4, deadline=1.0)
+    node.start()
+    node.episode(Episode.PHASE_RUNNING)
+    node.until(lambda: node.send_until(0), "a first score")
+    node.rewards.clear()
+    node.until(lambda: len(node.rewards) >= 4, "invalid scores while no image comes")  # 1.6 s: longer than the deadline
+    assert all(not reward.valid and re.search("camera '(front|wrist)': no image for", reward.reason) for reward in node.rewards)
+    assert to_ns(node.rewards[-1].header.stamp) > to_ns(node.rewards[0].header.stamp) > START
+    node.until(lambda: node.send_until(40), "a score once it is back")
+
+
+def test_compressed_images_are_scored_and_corrupt_ones_are_not(bench: Callable[..., Bench]) -> None:
+    node = bench(image_transport="compressed", deadline=20.0)
+    node.compress()
+    node.start()
+    node.episode(Episode.PHASE_RUNNING)
+    node.frame(0)
+    node.until(lambda: len(node.rewards) == 1, "score of compressed images")
+    assert node.rewards[0].valid
+    for data in (b"\x89PNG not really", b""):
+        node.rewards.clear()
+        node.index += 4
+        for name, publisher in node.cameras.items():
+            message = CompressedImage(format="png", data=data)
+            message.header.stamp = to_stamp(START + node.index * PERIOD)
+            message.header.frame_id = name
+            publisher.publish(message)
+        node.until(lambda: len(node.rewards) == 1, "answer to a corrupt image")
+        assert not node.rewards[0].valid and "compressed image (format 'png'" in node.rewards[0].reason
+
+
+def test_other_words_within_an_episode(bench: Callable[..., Bench], model: str) -> None:
+    """The frames stay, the score is that of the other words; words that cannot be used make scores invalid until better ones come."""
+    node = bench(model)
+    node.start()
+    node.episode(Episode.PHASE_RUNNING)
+    scores = {}
+    for index, words in enumerate(("touch", "lift the cube", "touch", "x" * 10_000, "<|im_end|>", 'say "{it}" \u00e9\n twice', "touch")):
+        node.tell(words)
+        node.rewards.clear()
+        node.settle()
+        node.frame(4 * index)
+        node.until(lambda: len(node.rewards) == 1, f"answer under {words[:20]!r}")
+        scores[index] = node.rewards[0]
+    assert [scores[index].valid for index in range(7)] == [True, True, True, False, False, True, True]
+    assert "10000 characters, at most" in scores[3].reason and "'<|im_end|>' is a control token" in scores[4].reason
+    # The images are all alike and the window is fixed: only the words can make a difference.
+    assert [scores[2].log_true, scores[6].log_true] == pytest.approx([scores[0].log_true] * 2, abs=1e-5)
+    assert abs(scores[1].log_true - scores[0].log_true) > 1e-4
+    assert scores[0].margin == pytest.approx(scores[0].log_true - scores[0].log_false, abs=1e-4)
+
+
+def test_a_reward_of_another_package(bench: Callable[..., Bench], tmp_path: Path) -> None:
+    """The README's example, word for word, as a package of its own that is built and installed somewhere else."""
+    readme = (root() / "README.md").read_text()
+    code = re.search(r"```python\n(.*?class Red.*?)```", readme, re.DOTALL)
+    configuration = re.search(r"```yaml\n(.*?plugin: red.*?)```", readme, re.DOTALL)
+    assert code and configuration
+    entry = re.search(r"entry_points=(\{.*?\})`", readme)
+    assert entry
+    package = tmp_path / "source" / "my_rewards"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "red.py").write_text(code[1])
+    setup = f"from setuptools import setup\nsetup(name='my_rewards', version='1', packages=['my_rewards'], entry_points={entry[1]})\n"
+    (package.parent / "setup.py").write_text(setup)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        str(tmp_path / "site"),
+    ]
+    subprocess.run([*command, str(package.parent)], check=True, capture_output=True)
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    node = bench(configuration[1], environment={"PYTHONPATH": path})
+    node.start()
+    node.episode(Episode.PHASE_RUNNING)
+    for name, colour in (("front", (200, 20, 20)),):
+        node.cameras[name].publish(to_message(np.full((128, 128, 3), colour, np.uint8), START, name))
+    node.until(lambda: len(node.rewards) == 1, "score by the other package")
+    assert node.rewards[0].model_id == "red" and node.rewards[0].progress == 1.0
 
 
 def test_no_camera_ends_the_node_with_its_name(bench: Callable[..., Bench]) -> None:

@@ -18,8 +18,10 @@ from reward_node.vlm import random_models
 from reward_node.vlm.prefix import from_scratch
 from whetstone.config import find, load_yaml
 from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.profile import load_profile
 
 SIZE = (32, 32)
+PROFILE = load_profile("franka")
 
 
 @pytest.fixture(scope="session", params=[random_models.tiny_qwen3_vl, random_models.idefics3], ids=["qwen3_vl", "idefics3"])
@@ -28,13 +30,13 @@ def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def configuration(model: Any, **changes: Any) -> dict[str, Any]:
-    data = load_yaml(find("rewards", "topreward"))
+    data = load_yaml(find("rewards", "topreward_qwen3_vl"))
     return {**data, "model": str(model) if model else None, "image_size": list(SIZE), "dtype": "float32", **changes}
 
 
 @pytest.fixture(scope="session")
 def reward(model_folder: Path) -> TOPReward:
-    return TOPReward.load(configuration(model_folder), None)
+    return TOPReward.load(configuration(model_folder), PROFILE)
 
 
 def frames(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
@@ -61,7 +63,7 @@ def test_the_user_turn_is_left_open(reward: TOPReward) -> None:
 @pytest.mark.parametrize("window", [{"kind": "growing", "frames": 64}, {"kind": "growing", "frames": 6}, {"kind": "fixed", "frames": 8}])
 def test_live_whole_episode_and_from_scratch_are_one_score(model_folder: Path, window: dict[str, Any]) -> None:
     """Odd counts, windows that were cut, and repeated frames among them."""
-    reward = TOPReward.load(configuration(model_folder, window=window), None)
+    reward = TOPReward.load(configuration(model_folder, window=window), PROFILE)
     clip = frames(11)
     reward.reset("a", "move", 0)
     live = [reward.observe(images, stamp) for images, stamp in zip(clip, stamps(11), strict=True)]
@@ -132,7 +134,7 @@ def test_a_fixed_window_is_uniform_over_time() -> None:
 
 
 def test_calibration_and_margin(model_folder: Path) -> None:
-    reward = TOPReward.load(configuration(model_folder, calibration={"offset": 10.0, "scale": 40.0}), None)
+    reward = TOPReward.load(configuration(model_folder, calibration={"offset": 10.0, "scale": 40.0}), PROFILE)
     reward.reset("a", "move", 0)
     reward.scorer.answers = lambda: np.array([[[-2.0, -5.0]]])
     sample = reward.observe(frames(1)[0], 3)
@@ -145,18 +147,18 @@ def test_calibration_and_margin(model_folder: Path) -> None:
 
 def test_missing_or_unfit_models_are_named(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="key 'model' is empty; set it to the folder"):
-        TOPReward.load(configuration(None), None)
+        TOPReward.load(configuration(None), PROFILE)
     with pytest.raises(AssetError, match="is not a model folder"):
-        TOPReward.load(configuration(tmp_path / "nothing"), None)
+        TOPReward.load(configuration(tmp_path / "nothing"), PROFILE)
     (tmp_path / "config.json").write_text('{"model_type": "idefics3"}')
     with pytest.raises(AssetError, match="cannot be loaded"):
-        TOPReward.load(configuration(tmp_path), None)
+        TOPReward.load(configuration(tmp_path), PROFILE)
     with pytest.raises(ConfigError, match="tokens in this model's vocabulary"):
-        TOPReward.load(configuration(model_folder, answer=" quite certainly"), None)
+        TOPReward.load(configuration(model_folder, answer=" quite certainly"), PROFILE)
     with pytest.raises(ConfigError, match="window.frames"):
-        TOPReward.load(configuration(model_folder, window={"kind": "fixed", "frames": 4}), None)
+        TOPReward.load(configuration(model_folder, window={"kind": "fixed", "frames": 4}), PROFILE)
     with pytest.raises(ConfigError, match="must hold {instruction}"):
-        TOPReward.load(configuration(model_folder, prompt="Is it done?"), None)
+        TOPReward.load(configuration(model_folder, prompt="Is it done?"), PROFILE)
 
 
 def test_wrong_images_are_named(reward: TOPReward) -> None:

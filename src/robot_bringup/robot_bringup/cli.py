@@ -7,6 +7,7 @@ input, 1: a run failed, 130: interrupted). Does not depend on ROS.
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
+  whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
+  whetstone calibrate name:=value ...                   fit the map from a reward model's own figure to progress
   whetstone assets name:=value ...                      make base policies and reward models again from nothing
 """
 
@@ -62,6 +65,8 @@ def _main(words: list[str]) -> int:
         "report": _report,
         "bench": _bench,
         "assets": _assets,
+        "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
+        "calibrate": lambda rest: _module("reward_node.calibration", rest),
     }
     name, *rest = words
     if name in MODES:
@@ -137,6 +142,11 @@ def _assets(words: list[str]) -> int:
         _print_help("assets", "make base policies and reward models again from nothing", making.ASSETS_ARGUMENTS, refine=False)
         return 0
     return making.make_assets(pairs(words), Console())
+
+
+def _module(name: str, words: list[str]) -> int:
+    """A command of another package, as a process: it says its own errors."""
+    return subprocess.run([sys.executable, "-m", name, *words], check=False).returncode
 
 
 def _print_help(name: str, description: str, own: Sequence[Argument], *, refine: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Makes demonstrations: scripted experts with faults act in the simulator, every command through the guard.
 
-Role: `python -m robot_bringup.demonstrate robot:=franka out:=DIR [tasks:=a,b] [seed:=0]`. Does not depend on ROS.
+Role: `python -m robot_bringup.demonstrate robot:=franka out:=DIR [tasks:=a,b] [counts:=noisy=12,failure=8] [seed:=0]`. Does not depend on
+ROS.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.demonstrations import FRAME_STRIDE
+from whetstone.errors import ConfigError
 from whetstone.guard import Guard
 from whetstone.profile import RobotProfile, load_profile
 from whetstone.task import TaskSpec, load_task
@@ -71,32 +73,43 @@ def record(sim: Simulation, task: TaskSpec, profile: RobotProfile, kind: str, fa
     return success
 
 
-def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int) -> None:
-    """Fill out/<robot>/<task>/ with noisy successes and failures of every sort; what is there already is kept."""
+def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int, given: dict[str, int] | None = None) -> None:
+    """Fill out/<robot>/<task>/ with noisy successes and failures of every sort; what is there already is kept.
+
+    given: episodes of each kind, the same for every task, instead of those of COUNTS.
+    """
     profile = load_profile(robot)
     sim = Simulation(profile)
     for name in tasks:
         task = load_task(name, robot)
-        counts = COUNTS.get(name, OTHER_COUNTS)
-        plan = [("noisy", Faults(**HUMAN, miss=0.0 if i % RETRY_EVERY else 0.8)) for i in range(counts["noisy"])]
-        plan += [("failure", Faults(**{**HUMAN, **list(FAILURES.values())[i % len(FAILURES)]})) for i in range(counts["failure"])]
+        counts = given or COUNTS.get(name, OTHER_COUNTS) | {"habitual": HABITUAL.get(name, 0)}
+        plan = [("noisy", Faults(**HUMAN, miss=0.0 if i % RETRY_EVERY else 0.8)) for i in range(counts.get("noisy", 0))]
+        plan += [("failure", Faults(**{**HUMAN, **list(FAILURES.values())[i % len(FAILURES)]})) for i in range(counts.get("failure", 0))]
         habitual = Faults(**{**HUMAN, **HABITS.get(robot, {})})
-        plan += [("habitual", habitual)] * HABITUAL.get(name, 0)
-        done = 0
+        plan += [("habitual", habitual)] * counts.get("habitual", 0)
+        made, done = 0, 0
         progress = tqdm(enumerate(plan), total=len(plan), desc=f"{robot} {name}", disable=None)
         for index, (kind, faults) in progress:
             path = out / robot / name / f"{kind}-{index:04d}.npz"
             if path.exists():
                 continue
+            made += 1
             done += record(sim, task, profile, kind, faults, seed + 10_000 * config.available("tasks").index(name) + index, path)
-        print(f"{robot} {name}: {len(plan)} episodes, {done} of the new ones succeeded", flush=True)
+        if made:
+            print(f"{robot} {name}: {made} new episodes of {len(plan)}, {done} of them succeeded", flush=True)
     sim.close()
 
 
 def main(arguments: list[str]) -> None:
-    given = parse_arguments(arguments, {"robot": "franka", "out": "build/demonstrations", "tasks": "", "seed": "500000"})
+    given = parse_arguments(arguments, {"robot": "franka", "out": "build/demonstrations", "tasks": "", "counts": "", "seed": "500000"})
     tasks = given["tasks"].split(",") if given["tasks"] else config.available("tasks")
-    make_demonstrations(given["robot"], Path(given["out"]), tasks, integer(given, "seed"))
+    counts = {}
+    for item in given["counts"].split(",") if given["counts"] else []:
+        kind, _, count = item.partition("=")
+        if kind not in ("noisy", "failure", "habitual") or not count.isdigit():
+            raise ConfigError(f"argument counts:= wants kind=count,kind=count of noisy, failure, habitual; '{item}' is not of that form")
+        counts[kind] = int(count)
+    make_demonstrations(given["robot"], Path(given["out"]), tasks, integer(given, "seed"), counts or None)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,6 @@ def run_episode(
         rewards=rewards,
         last_images=last.images,
         last_proprioception=proprioception(last),
-        reward_model_id=reward.model_id if reward is not None else "",
+        reward_model_id=reward.provenance.model_id if reward is not None else "",
     )
     return Episode(rollout, acting.done, step, [samples[key] for key in sorted(samples)])

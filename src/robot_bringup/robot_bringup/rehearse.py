@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from reward_node.loading import load_reward
 from robot_bringup.completion import Completion
 from robot_bringup.offline import Episode, run_episode
 from robot_bringup.schedule import development_seeds, training_seeds
@@ -42,7 +43,7 @@ class Rehearsal:
     def __init__(self, given: dict[str, str]):
         profile = load_profile(given["robot"])
         self._task = load_task(given["task"], profile.name)
-        rewards, reward_settings = configured("whetstone.rewards", given["reward"])
+        reward_settings = config.load_yaml(config.find("rewards", given["reward"]))
         if "success" not in reward_settings:
             raise ConfigError(f"reward '{given['reward']}' has no 'success': nothing would end an episode as one")
         self._completion = config.parse(Completion, reward_settings["success"], f"reward '{given['reward']}': success")
@@ -51,7 +52,7 @@ class Rehearsal:
         self._seed = integer(given, "seed")
         self._sim = Simulation(profile)
         self._policy: Policy = policies.load(policy_settings, profile)
-        self._reward: RewardModel = rewards.load(reward_settings, profile)
+        self._reward: RewardModel = load_reward(given["reward"], profile)
         self._learner: Learner = learners.load(learner_settings, policies.load(policy_settings, profile), self._seed)
 
     def evaluate(self, mode: PolicyMode, episodes: int) -> float:

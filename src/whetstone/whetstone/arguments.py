@@ -31,8 +31,9 @@ def integer(values: dict[str, str], key: str) -> int:
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Call main with the command line; an error of ours is one line and exit status 1."""
+    """Call main with the command line; an error of ours is one line and exit status 2."""
     try:
         main(sys.argv[1:])
     except WhetstoneError as error:
-        sys.exit(f"error: {error}")
+        print(f"whetstone: {error}", file=sys.stderr)
+        sys.exit(2)

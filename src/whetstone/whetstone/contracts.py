@@ -125,26 +125,69 @@ class RewardSample:
     contrastive: float = float("nan")
     total: float = float("nan")
     margin: float = float("nan")
+    log_true: float = float("nan")
+    log_false: float = float("nan")
+    entropy: float = float("nan")
     valid: bool = True
     reason: str = ""
     window: int = 0
 
 
+REWARD_VALUES = (
+    "raw", "progress", "process", "completion", "contrastive", "total", "margin", "log_true", "log_false", "entropy",
+)  # fmt: skip
+"""The numbers among the fields of RewardSample, whetstone_msgs/Reward and Rollout.rewards."""
+
+
 @dataclass(frozen=True)
 class RewardNeeds:
-    """What a reward model declares: cameras, image_size (height, width), every: control steps between two scores."""
+    """What a reward model declares before it runs.
+
+    cameras, image_size (height, width) of each; every: control steps between two scores; images: of each camera that one score looks at,
+    at most; memory: bytes of its weights; device: that they lie on, as torch names it ("" where the model runs elsewhere).
+    """
 
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
     every: int
+    images: int = 1
+    memory: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What scores come from. A calibration holds for one provenance only.
+
+    plugin: name of the reward plug-in; model: its identity, e.g. the folder's name; revision: hash of the weights; precision: of the
+    weights at work ("float32", "int8", "nf4"); prompt: hash of the words around the instruction; config: hash of the configuration.
+    Empty where there is nothing of the kind.
+    """
+
+    plugin: str
+    model: str = ""
+    revision: str = ""
+    precision: str = ""
+    prompt: str = ""
+    config: str = ""
+
+    @property
+    def model_id(self) -> str:
+        """In one word, as messages carry it: plugin@model:revision:precision."""
+        rest = ":".join(part for part in (self.model, self.revision, self.precision) if part)
+        return f"{self.plugin}@{rest}" if rest else self.plugin
 
 
 @runtime_checkable
 class RewardModel(Protocol):
-    """A reward plug-in (entry point group `whetstone.rewards`: a class with `load`)."""
+    """A reward plug-in (entry point group `whetstone.rewards`: a class with `load`).
 
-    model_id: str
-    config_hash: str
+    It may have besides: `counters` (name -> number), which the node publishes with its own in /diagnostics; `tell(instruction)`, other
+    words within an episode, whose frames it keeps (without it the node calls reset); `offline = True`: only score_episode gives scores.
+    reset and observe may raise InputError: the node publishes the reason with valid=false and lives on.
+    """
+
+    provenance: Provenance
     needs: RewardNeeds
 
     @classmethod

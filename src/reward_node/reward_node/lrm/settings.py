@@ -28,9 +28,13 @@ class Question:
             raise ValueError("key 'answers' needs two answers or more")
 
 
+QUESTIONS = ("process", "completion", "contrastive")
+
+
 @dataclass(frozen=True)
 class LRMSettings:
-    """model: folder of a vision-language model that transformers loads; camera, image_size: what it looks at; every: control steps
+    """model: folder of a vision-language model that transformers loads; adapters: question (process, completion, contrastive) -> folder of
+    its LoRA adapter, for all three or none; camera, image_size: what it looks at; every: control steps
     between two scores; initial: show the episode's first image before the newest in process and completion; interval: scored frames
     between the two that are compared; mode: logits: the probability of every allowed answer, one pass a question; generate: greedy text
     of at most `limit` tokens, read as JSON (as published).
@@ -52,6 +56,11 @@ class LRMSettings:
     mode: Literal["logits", "generate"] = "logits"
     limit: int = field(default=128, metadata={"ge": 1})
     dtype: Precision = "bfloat16"
+    adapters: dict[str, str] = field(default_factory=dict)
     signal: Literal["held", "increments", "potential"] = "held"
     discount: float = field(default=0.99, metadata={"gt": 0, "le": 1})
     success: SuccessSettings = field(default_factory=SuccessSettings)
+
+    def __post_init__(self) -> None:
+        if self.adapters and set(self.adapters) != set(QUESTIONS):
+            raise ValueError(f"key 'adapters' must name all of {', '.join(QUESTIONS)}, or be empty")

@@ -1,18 +1,36 @@
 """Typed configuration of SARM2 (config/rewards/sarm2.yaml).
 
-Role: every number of the model, its losses and its training. Does not depend on torch or ROS.
+Role: every name and number of the model, its losses and its training. Does not depend on torch or ROS.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from reward_node.signals import ContrastiveSettings, SuccessSettings
+from whetstone.config import parse
+from whetstone.errors import ConfigError
+from whetstone.task import PRIMITIVES
+
+KEYPOINTS = "keypoints"
+"""The encoder that this repository trains per robot (whetstone/vision.py)."""
+
+
+@dataclass(frozen=True)
+class VisionModelSettings:
+    """A frozen vision model (SigLIP 2, CLIP, DINOv2, ...). folder: as transformers saves it; precision: of its weights at work."""
+
+    folder: str
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(frozen=True)
 class NetworkSettings:
-    """Sizes. The paper's (arXiv 2606.10305): width 512, 4 + 6 layers, 10 experts, top 2, 6 recent frames."""
+    """Sizes. The paper's (arXiv 2606.10305): width 512, 4 + 6 layers, 10 experts, top 2, 6 recent frames.
+
+    state_width: numbers of the proprioception (joints and gripper) that come with every frame; 0: images alone.
+    """
 
     width: int = 96
     heads: int = 4
@@ -23,6 +41,7 @@ class NetworkSettings:
     expert_width: int = 96
     recent: int = 6
     dropout: float = 0.2
+    state_width: int = field(default=0, metadata={"ge": 0})
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -67,7 +86,9 @@ class SARM2Settings:
     """The whole file.
 
     weights: file in assets/ ({robot} is the profile's name); every: control steps between two scores;
+    primitives: what the stage estimator tells apart; "null", which means "uncertain", is one of them.
     groups: group name -> the action primitives that share one gate; each primitive belongs to exactly one group.
+    encoder: "keypoints", the robot's own small one, or the keys of VisionModelSettings; features are concatenated in the order of cameras.
     compatible: task -> tasks whose instruction may be true of its frames too, so never used as its wrong instruction.
     """
 
@@ -77,12 +98,33 @@ class SARM2Settings:
     image_size: tuple[int, int]
     every: int
     groups: dict[str, tuple[str, ...]]
+    primitives: tuple[str, ...] = PRIMITIVES
+    encoder: str | dict[str, Any] = KEYPOINTS
     success: SuccessSettings = field(default_factory=SuccessSettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
     losses: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     compatible: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, names in (("cameras", self.cameras), ("primitives", self.primitives)):
+            if not names or len(set(names)) < len(names):
+                raise ValueError(f"{key} must be one name or more, each once, not [{', '.join(names)}]")
+        if "null" not in self.primitives:
+            raise ValueError('primitives lacks "null", which stands for "uncertain"; add it, in quotes')
+        group_of_primitives(self.groups, self.primitives)
+        if isinstance(self.encoder, str) and self.encoder != KEYPOINTS:
+            raise ValueError(f"encoder '{self.encoder}' is unknown; set {KEYPOINTS}, or {{folder: /path/to/model, precision: float32}}")
+        try:
+            _ = self.vision_model
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    @property
+    def vision_model(self) -> VisionModelSettings | None:
+        """The model that encodes the images; None: the robot's keypoint encoder."""
+        return None if isinstance(self.encoder, str) else parse(VisionModelSettings, self.encoder, "encoder")
 
 
 def group_of_primitives(groups: dict[str, tuple[str, ...]], primitives: tuple[str, ...]) -> list[int]:

@@ -1,15 +1,14 @@
 """Training data of SARM2: demonstrations as features, and batches of windows from them.
 
 Role: encodes every frame once with the frozen encoder, splits off held-out episodes, draws augmented windows.
-Ground truth labels (progress, primitive, completed) are used here, for training, and nowhere at inference.
-Does not depend on ROS.
+Labels (ground truth of progress, primitive and completion, or a person's of progress) are used here, for training, and nowhere at
+inference. Does not depend on ROS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,17 +16,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reward_node.sarm2.configuration import SARM2Settings
+from reward_node.sarm2.encoder import Encoder
 from reward_node.sarm2.losses import UNKNOWN, Labels
+from reward_node.sarm2.slopes import label_path, load_curve
 from reward_node.sarm2.windows import forward_window, pause, rewind
 from whetstone.demonstrations import Demonstration, load_demonstrations
+from whetstone.errors import ConfigError
+from whetstone.task import PRIMITIVES
 
 ENCODE_BATCH = 64
 
 
 def load_episodes(folders: str, robot: str) -> list[Demonstration]:
-    """Episodes of the folders (joined by commas): the experts' and, so that it knows their faults too, the base policy's."""
+    """Episodes of the folders (joined by commas): the experts' and, so that it knows their faults too, the base policy's.
+
+    Where a person has labelled an episode (sarm2/slopes.py), that is its progress. InputError names a file that cannot be used.
+    """
     given = folders or f"build/demonstrations/{robot},build/rollouts/{robot}"
-    return [episode for folder in given.split(",") for episode in load_demonstrations(folder)]
+    return [with_human_labels(episode) for folder in given.split(",") for episode in load_demonstrations(folder)]
+
+
+def with_human_labels(episode: Demonstration) -> Demonstration:
+    """The episode with the progress of the label file beside it, or as it is where there is none."""
+    curve = load_curve(label_path(episode.path), len(episode.frame_steps))
+    return episode if curve is None else replace(episode, progress=curve)
 
 
 def split(demonstrations: Sequence[Demonstration], share: float, seed: int) -> tuple[list[Demonstration], list[Demonstration]]:
@@ -46,7 +58,7 @@ def split(demonstrations: Sequence[Demonstration], share: float, seed: int) -> t
     return training, held_out
 
 
-def encode(encoder: Any, demonstration: Demonstration, cameras: Sequence[str]) -> np.ndarray:
+def encode(encoder: Encoder, demonstration: Demonstration, cameras: Sequence[str]) -> np.ndarray:
     """(F, feature_size) float16: every frame of a demonstration through the frozen encoder."""
     images = demonstration.images()
     count = len(demonstration.frame_steps)
@@ -60,9 +72,11 @@ def encode(encoder: Any, demonstration: Demonstration, cameras: Sequence[str]) -
 
 @dataclass
 class Batch:
-    """features: (B, 1 + recent, F); sentence: (B,) index into Windows.instructions; labels: (B, recent) each."""
+    """features: (B, 1 + recent, F); state: (B, 1 + recent, state_width), the joint states at those frames;
+    sentence: (B,) index into Windows.instructions; labels: (B, recent) each."""
 
     features: Tensor
+    state: Tensor
     sentence: Tensor
     labels: Labels
 
@@ -73,19 +87,20 @@ class Windows:
     `null` is the index of the primitive that means "none of these": the label of frames under a wrong instruction.
     """
 
-    def __init__(self, settings: SARM2Settings, encoder: Any, demonstrations: Sequence[Demonstration], null: int, seed: int) -> None:
+    def __init__(self, settings: SARM2Settings, encoder: Encoder, demonstrations: Sequence[Demonstration], seed: int) -> None:
         self.settings = settings
-        self.null = null
+        self.null = settings.primitives.index("null")
         self.random = np.random.default_rng(seed)
-        features, progress, primitive, completed, start, length, stride, sentence, weight = [], [], [], [], [], [], [], [], []
+        features, state, progress, primitive, completed, start, length, stride, sentence, weight = [], [], [], [], [], [], [], [], [], []
         self.instructions = sorted({demonstration.instruction for demonstration in demonstrations})
         tasks = {demonstration.instruction: demonstration.task for demonstration in demonstrations}
         count = {task: sum(demonstration.task == task for demonstration in demonstrations) for task in set(tasks.values())}
         total = 0
         for demonstration in tqdm(demonstrations, desc="encoding", unit="episode", leave=False):
             features.append(encode(encoder, demonstration, settings.cameras))
+            state.append(joint_states(demonstration, settings.network.state_width))
             progress.append(demonstration.progress)
-            primitive.append(demonstration.primitive)
+            primitive.append(primitive_labels(demonstration, settings.primitives))
             completed.append(demonstration.completed)
             start.append(total)
             length.append(len(demonstration.frame_steps))
@@ -94,6 +109,7 @@ class Windows:
             weight.append(1.0 / count[demonstration.task])
             total += len(demonstration.frame_steps)
         self.features = torch.from_numpy(np.concatenate(features))
+        self.state = torch.from_numpy(np.concatenate(state))
         self.progress = np.concatenate(progress).astype(np.float32)
         self.primitive = np.concatenate(primitive).astype(np.int64)
         self.completed = np.concatenate(completed).astype(np.float32)
@@ -110,8 +126,9 @@ class Windows:
         ]
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and scale of the features, (F,) each, for the network's input normalisation."""
-        sample = self.features[:: max(1, len(self.features) // 20000)].float()
+        """Mean and scale of features and joint states, (F + state_width,) each, for the network's input normalisation."""
+        step = max(1, len(self.features) // 20000)
+        sample = torch.cat([self.features[::step].float(), self.state[::step]], dim=1)
         return sample.mean(dim=0), sample.std(dim=0).clamp_min(1e-3)
 
     def batch(self, size: int) -> Batch:
@@ -141,9 +158,29 @@ class Windows:
                 progress[index] = np.where(ended, 0.0, np.nan)
                 primitive[index] = np.where(ended, self.null, UNKNOWN)
                 completed[index] = 0.0
-        features = self.features[torch.from_numpy(np.concatenate([self.start[clip][:, None], rows], axis=1))].float()
+        seen = torch.from_numpy(np.concatenate([self.start[clip][:, None], rows], axis=1))
         labels = Labels(torch.from_numpy(progress), torch.from_numpy(completed), torch.from_numpy(primitive))
-        return Batch(features, torch.from_numpy(sentence), labels)
+        return Batch(self.features[seen].float(), self.state[seen], torch.from_numpy(sentence), labels)
+
+
+def joint_states(demonstration: Demonstration, width: int) -> np.ndarray:
+    """(F, width) float32: the proprioception measured at each frame; empty where width is 0. ConfigError where it is of another width."""
+    if width == 0:
+        return np.zeros((len(demonstration.frame_steps), 0), np.float32)
+    steps, given = demonstration.proprioception.shape
+    if given != width:
+        raise ConfigError(
+            f"network.state_width is {width}, but the proprioception in {demonstration.path} is {given} wide; set it to {given}, or to 0"
+        )
+    # The last frame comes after the last control step, when nothing is measured any more.
+    return demonstration.proprioception[np.minimum(demonstration.frame_steps, steps - 1)].astype(np.float32)
+
+
+def primitive_labels(demonstration: Demonstration, primitives: Sequence[str]) -> np.ndarray:
+    """(F,) index into `primitives` of what is done at each frame; what they have no name for is "null"."""
+    null = primitives.index("null")
+    place = np.array([primitives.index(name) if name in primitives else null for name in PRIMITIVES])
+    return place[demonstration.primitive]
 
 
 def frame_stride(demonstration: Demonstration, every: int) -> int:

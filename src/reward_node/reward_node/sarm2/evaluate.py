@@ -249,12 +249,13 @@ def write_card(
     tasks = sorted({demonstration.task for demonstration in demonstrations})
     wins = sum(bool(demonstration.success) for demonstration in demonstrations)
     rollouts = sum(demonstration.kind == "rollout" for demonstration in demonstrations)
-    network = settings.network
+    network, model = settings.network, settings.vision_model
+    encoder = "vision encoder" if model is None else f"vision model {Path(model.folder).name} ({model.precision})"
     path.write_text(f"""# Reward model SARM2, {robot}
 
 **What it is.** A small SARM2 (arXiv 2606.10305): stage estimator ({network.stage_layers} layers) and value head
 ({network.value_layers} layers, width {network.width}, {network.experts} experts, top {network.top}) over the features of the frozen
-vision encoder and the instruction. It sees the first frame of the episode and the last {network.recent} scored frames of
+{encoder} and the instruction. It sees the first frame of the episode and the last {network.recent} scored frames of
 {", ".join(settings.cameras)} (one score every {settings.every} control steps), nothing else: no proprioception, no simulator state.
 It gives progress and completion; the contrastive signal compares progress over {settings.contrastive.window} scored frames with a
 dead zone of {settings.contrastive.dead_zone}.

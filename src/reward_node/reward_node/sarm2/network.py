@@ -1,6 +1,7 @@
 """The SARM2 network: stage estimator and multi-gate mixture-of-experts value head (arXiv 2606.10305).
 
-Role: features of a window of frames and an instruction embedding in, progress, completion and primitive out.
+Role: features of a window of frames, joint states where they are asked for, and an instruction embedding in; progress, completion and
+primitive out. Strictly causal in time.
 Does not depend on ROS, on the vision encoder or on how windows are made.
 """
 
@@ -53,11 +54,11 @@ class CausalBlock(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Frame features and an instruction embedding -> one vector per slot. Slots are places in the window, not times."""
+    """What is known of each frame and an instruction embedding -> one vector per slot. Slots are places in the window, not times."""
 
-    def __init__(self, feature_size: int, text_size: int, slots: int, layers: int, settings: NetworkSettings) -> None:
+    def __init__(self, input_size: int, text_size: int, slots: int, layers: int, settings: NetworkSettings) -> None:
         super().__init__()
-        self.frames = nn.Linear(feature_size, settings.width)
+        self.frames = nn.Linear(input_size, settings.width)
         self.text = nn.Linear(text_size, settings.width)
         self.slots = nn.Parameter(torch.randn(slots, settings.width) * 0.02)
         self.blocks = nn.Sequential(*(CausalBlock(settings.width, settings.heads, settings.dropout) for _ in range(layers)))
@@ -73,6 +74,7 @@ class SARM2Network(nn.Module):
 
     feature_size: of one frame set (all cameras); text_size: of the instruction embedding;
     group_of: group index of each primitive, so that primitives which look alike share a gate.
+    feature_mean, feature_scale: (feature_size + state_width,) of features and joint states, by which both are normalised.
     """
 
     feature_mean: Tensor
@@ -84,12 +86,13 @@ class SARM2Network(nn.Module):
         self.settings = settings
         groups = max(group_of) + 1
         width = settings.width
-        self.register_buffer("feature_mean", torch.zeros(feature_size))
-        self.register_buffer("feature_scale", torch.ones(feature_size))
+        input_size = feature_size + settings.state_width
+        self.register_buffer("feature_mean", torch.zeros(input_size))
+        self.register_buffer("feature_scale", torch.ones(input_size))
         self.register_buffer("group_of", torch.tensor(group_of), persistent=False)
-        self.stage = CausalTransformer(feature_size, text_size, settings.recent, settings.stage_layers, settings)
+        self.stage = CausalTransformer(input_size, text_size, settings.recent, settings.stage_layers, settings)
         self.stage_head = nn.Linear(width, len(group_of))
-        self.value = CausalTransformer(feature_size, text_size, settings.recent + 1, settings.value_layers, settings)
+        self.value = CausalTransformer(input_size, text_size, settings.recent + 1, settings.value_layers, settings)
         self.gate_weight = nn.Parameter(torch.randn(groups, settings.experts, width) * width**-0.5)
         # All experts in one tensor each: as modules they would be most of the time of a score.
         self.expert_hidden = nn.Linear(width, settings.experts * settings.expert_width)
@@ -97,14 +100,15 @@ class SARM2Network(nn.Module):
         self.expert_bias = nn.Parameter(torch.zeros(settings.experts))
         self.completion_head = nn.Sequential(nn.Linear(width, settings.expert_width), nn.GELU(), nn.Linear(settings.expert_width, 1))
 
-    def normalise(self, features: Tensor) -> Tensor:
-        return (features - self.feature_mean) / self.feature_scale
+    def forward(self, features: Tensor, text: Tensor, state: Tensor | None = None) -> Scores:
+        """features: (B, 1 + R, feature_size), first the episode's start; text: (B, text_size).
 
-    def forward(self, features: Tensor, text: Tensor) -> Scores:
-        """features: (B, 1 + R, feature_size), first the episode's start; text: (B, text_size)."""
-        features = self.normalise(features)
-        primitives = self.stage_head(self.stage(features[:, 1:], text))
-        tokens = self.value(features, text)[:, 1:]
+        state: (B, 1 + R, state_width) joint states at those frames (rad, gripper opening); left out where state_width is 0.
+        """
+        seen = features if state is None else torch.cat([features, state], dim=-1)
+        seen = (seen - self.feature_mean) / self.feature_scale
+        primitives = self.stage_head(self.stage(seen[:, 1:], text))
+        tokens = self.value(seen, text)[:, 1:]
         # The choice of the gate is a decision, not a mixture: training and inference route alike.
         group = self.group_of[primitives.argmax(dim=-1)]
         gates = torch.einsum("brw,brnw->brn", tokens, self.gate_weight[group]).softmax(dim=-1)

@@ -1,7 +1,7 @@
 """The SARM2 reward plug-in: camera frames and an instruction in, a score every few control steps out.
 
 Role: keeps the window of an episode and asks the network. Strictly causal: a score looks at the episode's first frame
-and the last few. No proprioception, no ground truth. Does not depend on ROS.
+and the last few. No ground truth, and no proprioception, as the contract gives images alone. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from reward_node.frames import check_images
 from reward_node.sarm2.configuration import SARM2Settings, group_of_primitives
+from reward_node.sarm2.encoder import Encoder, build_encoder
 from reward_node.sarm2.network import SARM2Network
 from reward_node.signals import contrastive, recent_window, total
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
-from whetstone.contracts import RewardNeeds, RewardSample
+from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
 
 Encode = Callable[[dict[str, np.ndarray]], Tensor]
@@ -39,24 +40,24 @@ class SARM2Model(nn.Module):
         self.network = network
 
 
-def build_model(settings: SARM2Settings, feature_size: int, text: nn.Module, primitives: Sequence[str]) -> SARM2Model:
-    """An untrained model. ConfigError where the groups do not cover the primitives."""
+def build_model(settings: SARM2Settings, feature_size: int, text: nn.Module) -> SARM2Model:
+    """An untrained model. feature_size: of the encoder; text: texts -> (B, size) vectors, trained with it."""
     with torch.no_grad():
         text_size = text(["probe"]).shape[-1]
-    try:
-        groups = group_of_primitives(settings.groups, tuple(primitives))
-    except ValueError as error:
-        raise ConfigError(f"config/rewards/sarm2.yaml: {error}") from None
+    groups = group_of_primitives(settings.groups, settings.primitives)
     return SARM2Model(text, SARM2Network(settings.network, feature_size, text_size, groups))
 
 
-def metadata(settings: SARM2Settings, feature_size: int, encoder: str, primitives: Sequence[str]) -> dict[str, str]:
+def metadata(settings: SARM2Settings, feature_size: int, encoder: str) -> dict[str, str]:
     """What weights must have in common with the configuration; stored in the file and compared at load."""
     network = {name: value for name, value in vars(settings.network).items() if name != "dropout"}
+    # Files made before there was a choice do not name it: they saw images alone.
+    if network["state_width"] == 0:
+        del network["state_width"]
     return {
         "network": json.dumps(network, sort_keys=True),
         "groups": json.dumps({name: list(members) for name, members in settings.groups.items()}),
-        "primitives": json.dumps(list(primitives)),
+        "primitives": json.dumps(list(settings.primitives)),
         "cameras": json.dumps(list(settings.cameras)),
         "feature_size": str(feature_size),
         "encoder": encoder,
@@ -64,15 +65,26 @@ def metadata(settings: SARM2Settings, feature_size: int, encoder: str, primitive
 
 
 class SARM2Reward:
-    """Entry point `sarm2`. encode: frame set -> (feature_size,) tensor; model: see SARM2Model."""
+    """Entry point `sarm2`. encode: frame set -> (feature_size,) tensor; model: see SARM2Model; revision: hash of its weights.
 
-    def __init__(self, settings: SARM2Settings, model: SARM2Model, encode: Encode, model_id: str, config: str) -> None:
+    encoder_memory: bytes of the weights behind `encode`.
+    """
+
+    def __init__(
+        self, settings: SARM2Settings, model: SARM2Model, encode: Encode, revision: str, config: str, encoder_memory: int = 0
+    ) -> None:
         self.settings = settings
         self.model = model.eval()
         self.encode = encode
-        self.model_id = model_id
-        self.config_hash = config
-        self.needs = RewardNeeds(settings.cameras, settings.image_size, settings.every)
+        self.provenance = Provenance("sarm2", revision=revision, precision="float32", config=config)
+        self.needs = RewardNeeds(
+            settings.cameras,
+            settings.image_size,
+            settings.every,
+            images=settings.network.recent + 1,
+            memory=encoder_memory + memory_of(model),
+            device=str(next(model.parameters()).device),
+        )
         self.reset("", "", 0)
 
     @classmethod
@@ -84,19 +96,24 @@ class SARM2Reward:
     @classmethod
     def from_file(cls, config: dict[str, Any], robot: str, path: Path, device: str = "cpu") -> SARM2Reward:
         """As load(), with the weights at `path`."""
-        from whetstone.task import PRIMITIVES
         from whetstone.text import TextEncoder
-        from whetstone.vision import VisionEncoder
 
-        settings = parse(SARM2Settings, config, "config/rewards/sarm2.yaml")
-        # The model is so small that a second thread costs more than it gives, and the robot's other nodes need the cores.
-        torch.set_num_threads(1)
-        encoder = VisionEncoder.load(robot)
-        model = build_model(settings, encoder.feature_size, TextEncoder(), PRIMITIVES)
-        load_weights(model, path, metadata(settings, encoder.feature_size, encoder.identity, PRIMITIVES))
+        source = "config/rewards/sarm2.yaml"
+        settings = parse(SARM2Settings, config, source)
+        if settings.network.state_width:
+            raise ConfigError(
+                f"{source}: key 'network.state_width' is {settings.network.state_width}, but the reward node gives no joint states yet; "
+                "set it to 0 and use weights trained so"
+            )
+        if settings.vision_model is None:
+            # The model is so small that a second thread costs more than it gives, and the robot's other nodes need the cores.
+            torch.set_num_threads(1)
+        encoder = build_encoder(settings, robot, source, device)
+        model = build_model(settings, encoder.feature_size, TextEncoder())
+        load_weights(model, path, metadata(settings, encoder.feature_size, encoder.identity))
         model.to(device)
         weights = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
-        return cls(settings, model, lambda images: encode_one(encoder, images), f"sarm2@{weights}", config_hash(config))
+        return cls(settings, model, lambda images: encode_one(encoder, images), weights, config_hash(config), memory_of(encoder))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. The model is deterministic: seed and episode_id change nothing."""
@@ -104,6 +121,10 @@ class SARM2Reward:
         self.start: Tensor | None = None
         self.recent: deque[Tensor] = deque(maxlen=self.settings.network.recent)
         self.past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self.tell(instruction)
+
+    def tell(self, instruction: str) -> None:
+        """Other words from the next score on, about what was seen."""
         with torch.inference_mode():
             self.text = self.model.text([instruction])
 
@@ -145,7 +166,12 @@ class SARM2Reward:
         return [self.observe(images, stamp) for images, stamp in zip(frames, stamps, strict=True)]
 
 
-def encode_one(encoder: Any, images: dict[str, np.ndarray]) -> Tensor:
+def memory_of(model: nn.Module | Encoder) -> int:
+    """Bytes of the weights."""
+    return sum(one.numel() * one.element_size() for one in model.parameters())
+
+
+def encode_one(encoder: Encoder, images: dict[str, np.ndarray]) -> Tensor:
     """One frame set through the frozen encoder: (feature_size,)."""
     return encoder.features({camera: image[None] for camera, image in images.items()})[0]
 

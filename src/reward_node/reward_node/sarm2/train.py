@@ -1,7 +1,8 @@
 """Train SARM2 for one robot: `python -m reward_node.sarm2.train robot:=franka out:=assets`.
 
 Role: the training loop, the weights file, the model card. Writes <out>/reward_<robot>.safetensors, .md and
-results/reward-<robot>.json. One thread, a few minutes. Does not depend on ROS.
+results/reward-<robot>.json. One thread, a few minutes. Checkpoints and TensorBoard curves go to <logs>/reward_<robot>; interrupted, the
+same command with resume:=true goes on. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -18,17 +19,32 @@ from tqdm import tqdm
 
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import Windows, load_episodes, split
+from reward_node.sarm2.encoder import build_encoder
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
+from reward_node.training import Training
 from whetstone import results
 from whetstone.arguments import integer, parse_arguments, run
-from whetstone.config import find, load_yaml, parse, show
+from whetstone.config import config_hash, find, load_yaml, parse, show
+from whetstone.errors import ConfigError
 
-ARGUMENTS = {"robot": "franka", "data": "", "out": "assets", "reward": "sarm2", "results": "results", "seed": "0"}
+ARGUMENTS = {
+    "robot": "franka",
+    "data": "",
+    "out": "assets",
+    "reward": "sarm2",
+    "results": "results",
+    "seed": "0",
+    "resume": "false",
+    "logs": "build/training",
+}
 
 
-def fit(settings: SARM2Settings, windows: Windows, model: SARM2Model, seed: int) -> None:
-    """AdamW with warm-up and cosine decay. Deterministic under the seed."""
+def fit(settings: SARM2Settings, windows: Windows, model: SARM2Model, seed: int, folder: Path, resume: bool = False) -> None:
+    """AdamW with warm-up and cosine decay. Deterministic under the seed, whether in one go or resumed.
+
+    folder: of the checkpoint, which `resume` goes on from, and of the TensorBoard curves. InputError where it cannot.
+    """
     torch.manual_seed(seed)
     training = settings.training
     mean, scale = windows.statistics()
@@ -36,22 +52,25 @@ def fit(settings: SARM2Settings, windows: Windows, model: SARM2Model, seed: int)
     model.network.feature_scale.copy_(scale)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     noise = torch.Generator().manual_seed(seed)
+    fingerprint = config_hash([settings, seed, windows.instructions, windows.progress])
+    loop = Training(folder, model, optimiser, training.steps, resume, [windows.random, noise], fingerprint=fingerprint)
     model.train()
-    for step in (bar := tqdm(range(training.steps), desc="training", unit="step")):
+    for step in loop:
         warm = min(1.0, (step + 1) / 50)
         for group in optimiser.param_groups:
             group["lr"] = training.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / training.steps))
         batch = windows.batch(training.batch)
-        blur = torch.randn(batch.features.shape, generator=noise) * model.network.feature_scale * training.feature_noise
+        seen = torch.cat([batch.features, batch.state], dim=-1)
+        seen = seen + torch.randn(seen.shape, generator=noise) * model.network.feature_scale * training.feature_noise
+        features, state = seen.split([batch.features.shape[-1], batch.state.shape[-1]], dim=-1)
         embedded = model.text(windows.instructions)
-        scores = model.network(batch.features + blur, embedded[batch.sentence])
+        scores = model.network(features, embedded[batch.sentence], state)
         value, parts = loss(scores, batch.labels, settings.losses)
         optimiser.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        if step % 20 == 0:
-            bar.set_postfix({name: f"{part:.3f}" for name, part in parts.items()})
+        loop.note(loss=float(value.detach()), **parts)
     model.eval()
 
 
@@ -67,29 +86,32 @@ def save(model: SARM2Model, bank: np.ndarray, path: Path, information: dict[str,
 
 def main(arguments: list[str]) -> None:
     from reward_node.sarm2.evaluate import control_bank, figures, score, table, write_card
-    from whetstone.task import PRIMITIVES
     from whetstone.text import TextEncoder
-    from whetstone.vision import VisionEncoder
 
     values = parse_arguments(arguments, ARGUMENTS)
     robot, seed = values["robot"], integer(values, "seed")
+    if values["resume"] not in ("true", "false"):
+        raise ConfigError(f"argument resume:={values['resume']} is neither true nor false")
     torch.set_num_threads(1)
     source = find("rewards", values["reward"])
     config = load_yaml(source)
     settings = parse(SARM2Settings, config, show(source))
     demonstrations = load_episodes(values["data"], robot)
-    encoder = VisionEncoder.load(robot)
+    encoder = build_encoder(settings, robot, show(source))
     training, held_out = split(demonstrations, settings.training.held_out, seed)
     print(f"{len(training)} episodes to train on, {len(held_out)} held out")
     begin = time.process_time()
-    windows = Windows(settings, encoder, training, PRIMITIVES.index("null"), seed)
+    windows = Windows(settings, encoder, training, seed)
     torch.manual_seed(seed)
-    model = build_model(settings, encoder.feature_size, TextEncoder(), PRIMITIVES)
-    fit(settings, windows, model, seed)
-    seconds = time.process_time() - begin
-    information = metadata(settings, encoder.feature_size, encoder.identity, PRIMITIVES)
+    model = build_model(settings, encoder.feature_size, TextEncoder())
     path = Path(values["out"]) / settings.weights.format(robot=robot)
+    fit(settings, windows, model, seed, Path(values["logs"]) / path.stem, values["resume"] == "true")
+    seconds = time.process_time() - begin
+    information = metadata(settings, encoder.feature_size, encoder.identity)
     save(model, np.zeros((1, 3), np.float32), path, information)
+    if settings.network.state_width:
+        print(f"wrote {path}; it has no figures: the plug-in that would be judged gets no joint states yet")
+        return
     reward = SARM2Reward.from_file(config, robot, path)
     scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
     save(model, control_bank(scored), path, information)

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from reward_node.frames import check_images
+from reward_node.instructions import checked
 from reward_node.signals import contrastive, total
 from reward_node.topreward.scorer import VideoScorer
 from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.vlm.loading import VisionLanguageModel, load
 from whetstone.config import config_hash, parse
-from whetstone.contracts import RewardNeeds, RewardSample
+from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/topreward.yaml"
 
@@ -29,9 +30,11 @@ class TOPReward:
 
     def __init__(self, settings: TOPRewardSettings, vlm: VisionLanguageModel, config: str) -> None:
         self.settings = settings
-        self.model_id = f"topreward@{vlm.identity}"
-        self.config_hash = config
-        self.needs = RewardNeeds((settings.camera,), settings.image_size, settings.every)
+        words = [settings.prompt, settings.answer, settings.contrary]
+        self.provenance = Provenance("topreward", vlm.identity, vlm.revision, settings.dtype, config_hash(words), config)
+        self.needs = RewardNeeds(
+            settings.cameras, settings.image_size, settings.every, settings.window.frames, vlm.memory, str(vlm.model.device)
+        )
         tokens = [vlm.token(settings.answer), vlm.token(settings.contrary)]
         self.scorer = VideoScorer(vlm.model, vlm.video, settings.window, tokens)
         self.reset("", "", 0)
@@ -40,15 +43,22 @@ class TOPReward:
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> TOPReward:
         """From config/rewards/topreward.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
         settings = parse(TOPRewardSettings, config, _SOURCE)
-        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE), config_hash(config))
+        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE, profile.name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. Scores are deterministic: seed and episode_id change nothing."""
         self._begin([instruction])
 
-    def _begin(self, instructions: Sequence[str]) -> None:
+    def tell(self, instruction: str) -> None:
+        """Other words from the next score on, about all frames of the episode."""
+        self.scorer.ask(self._prompts([instruction]))
+
+    def _prompts(self, instructions: Sequence[str]) -> list[str]:
         # Not str.format: an instruction may hold braces.
-        self.scorer.begin([self.settings.prompt.replace("{instruction}", text) for text in instructions])
+        return [self.settings.prompt.replace("{instruction}", checked(text)) for text in instructions]
+
+    def _begin(self, instructions: Sequence[str]) -> None:
+        self.scorer.begin(self._prompts(instructions))
         self._first: int | None = None
         self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
 
@@ -75,7 +85,8 @@ class TOPReward:
         check_images(images, self.needs)
         if self._first is None:
             self._first = stamp
-        return self.scorer.add(images[self.settings.camera], (stamp - self._first) / 1e9)
+        view = np.concatenate([images[camera] for camera in self.needs.cameras], axis=1)
+        return self.scorer.add(view, (stamp - self._first) / 1e9)
 
     def _sample(self, stamp: int, window: int, answers: np.ndarray) -> RewardSample:
         answer, contrary = (float(value) for value in answers)
@@ -96,5 +107,7 @@ class TOPReward:
             contrastive=contrast,
             total=total(progress, completion, contrast),
             margin=answer - contrary,
+            log_true=answer,
+            log_false=contrary,
             window=window,
         )

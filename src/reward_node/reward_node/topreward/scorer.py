@@ -32,7 +32,7 @@ class VideoScorer:
 
     def begin(self, questions: Sequence[str]) -> None:
         """A new video, about which each frame is asked all of `questions`."""
-        self._questions = [self.layout.question(text) for text in questions]
+        self.ask(questions)
         self._window: Window = self._settings.make()
         self._count = 0
         self._frames: dict[int, tuple[np.ndarray, float]] = {}
@@ -41,6 +41,10 @@ class VideoScorer:
         self._branches: list[Branch] = []
         self._done: list[np.ndarray] = []
         self._prefix.truncate(0)
+
+    def ask(self, questions: Sequence[str]) -> None:
+        """Other questions from the next frame on; call answers() before, if those of frames added so far are wanted."""
+        self._questions = [self.layout.question(text) for text in questions]
 
     def add(self, image: np.ndarray, time: float) -> int:
         """The next frame, (height, width, 3) uint8 RGB, and its time in s; returns how many frames its score sees."""

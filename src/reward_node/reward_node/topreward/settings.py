@@ -22,14 +22,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class TOPRewardSettings:
-    """model: folder of a vision-language model that transformers loads (no download is ever tried); dtype: of its weights;
-    camera, image_size: what it looks at; every: control steps between two scores; window: frames that a score sees;
+    """model: `pocket`, or the folder of a vision-language model that transformers loads (no download is ever tried); dtype: of its
+    weights; cameras: what it looks at, side by side in one image; image_size: of each; every: control steps between two scores;
+    window: frames that a score sees;
     prompt: text after the frames, holds {instruction}; answer, contrary: the tokens whose log-probabilities are read.
     """
 
     plugin: str
     model: str | None
-    camera: str
+    cameras: tuple[str, ...]
     image_size: tuple[int, int]
     prompt: str
     every: int = field(default=8, metadata={"ge": 1})
@@ -42,6 +43,8 @@ class TOPRewardSettings:
     success: SuccessSettings = field(default_factory=SuccessSettings)
 
     def __post_init__(self) -> None:
+        if not self.cameras:
+            raise ValueError("key 'cameras' is empty; name at least one")
         if "{instruction}" not in self.prompt:
             raise ValueError("key 'prompt' must hold {instruction}")
         if self.window.kind == "fixed" and self.window.frames < 8:

@@ -44,15 +44,13 @@ class Answers:
             for other, longer in zip(texts, self._tokens, strict=True):
                 if one != other and longer[: len(tokens)] == tokens:
                     raise ConfigError(f"answer '{one}' is how '{other}' begins: the model could not be told to mean the shorter one")
-        # Every point at which a next token is chosen.
-        self._stems = sorted({tokens[:length] for tokens in self._tokens for length in range(len(tokens))})
-        self._next = sorted({token for tokens in self._tokens for token in tokens})
+        # Every point at which a next token is chosen, and what may be chosen.
+        self.stems = sorted({tokens[:length] for tokens in self._tokens for length in range(len(tokens))})
+        self.next = sorted({token for tokens in self._tokens for token in tokens})
 
-    def judge(self, prefix: Prefix, patches: int, question: Segment) -> Judgement:
-        """Of the question asked behind `patches` patches. ValueError where the model gives values that are not numbers."""
-        stems = [Segment(torch.cat([question.ids, torch.tensor(stem, dtype=torch.long)])) for stem in self._stems]
-        found = prefix.extend((), [Branch(patches, (stem,)) for stem in stems], self._next)
-        row, column = {stem: at for at, stem in enumerate(self._stems)}, {token: at for at, token in enumerate(self._next)}
+    def read(self, found: np.ndarray) -> Judgement:
+        """From the log-probabilities (stems, next), nat. ValueError where they are not numbers."""
+        row, column = {stem: at for at, stem in enumerate(self.stems)}, {token: at for at, token in enumerate(self.next)}
         scores = np.array(
             [sum(found[row[tokens[:length]], column[token]] for length, token in enumerate(tokens)) for tokens in self._tokens]
         )
@@ -60,3 +58,21 @@ class Answers:
             raise ValueError("the language model gave a value that is not a number")
         mass = float(np.logaddexp.reduce(scores))
         return Judgement(np.exp(scores - mass), mass)
+
+
+def judge(prefix: Prefix, patches: Sequence[Segment], questions: Sequence[tuple[Answers, Segment]]) -> list[Judgement]:
+    """Of each question, asked behind `patches` that are added to the prefix, all in one pass. ValueError where the model gives values
+    that are not numbers."""
+    behind = prefix.patches + len(patches)
+    branches = [
+        Branch(behind, (Segment(torch.cat([question.ids, torch.tensor(stem, dtype=torch.long)])),))
+        for answers, question in questions
+        for stem in answers.stems
+    ]
+    tokens = sorted({token for answers, _ in questions for token in answers.next})
+    found, judgements, row = prefix.extend(patches, branches, tokens), [], 0
+    for answers, _ in questions:
+        columns = [tokens.index(token) for token in answers.next]
+        judgements.append(answers.read(found[row : row + len(answers.stems), columns]))
+        row += len(answers.stems)
+    return judgements

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from whetstone.errors import ConfigError
+from whetstone.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Layout(Protocol):
     def question(self, text: str, answer: str | None = None) -> Segment:
         """What stands after the last frame: the user's turn goes on with `text`.
 
-        It is left open, or, with an `answer`, closed, and the model's own turn begins with that.
+        It is left open, or, with an `answer`, closed, and the model's own turn begins with that. InputError where `text` holds a control
+        token of the model, which would end the turn or stand for an image.
         """
         ...
 
@@ -98,7 +99,7 @@ def _common_end(one: str, other: str) -> str:
     return one[len(one) - length :]
 
 
-class _Base:
+class TurnLayout:
     """Head and question, from the texts of a turn."""
 
     def __init__(self, tokenizer: Any, turn: Turn) -> None:
@@ -108,6 +109,9 @@ class _Base:
         return Segment(self._tokens(self._turn.before))
 
     def question(self, text: str, answer: str | None = None) -> Segment:
+        mark = next((one for one in self.tokenizer.get_added_vocab() if one in text), None)
+        if mark is not None:
+            raise InputError(f"'{mark}' is a control token of this model, not words; take it out of the instruction")
         closed = "" if answer is None else self._turn.reply + answer
         return Segment(self._tokens(self._turn.after + text + closed))
 
@@ -115,7 +119,7 @@ class _Base:
         return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
 
 
-class ImageSequence(_Base):
+class ImageSequence(TurnLayout):
     """One image a patch; positions are counted in tokens.
 
     processor: of the model, for one image at a time; its image processor must give every image the same number of tokens.
@@ -143,10 +147,10 @@ class ImageSequence(_Base):
 
     def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
         # (1, images, ...) each.
-        return _join(segments, axis=1)
+        return join(segments, axis=1)
 
 
-class _Qwen3VL(_Base):
+class _Qwen3VL(TurnLayout):
     """What Qwen3-VL's videos and images have in common: the image processor and M-RoPE positions, both the model's own.
 
     model: Qwen3VLForConditionalGeneration; image_processor: its own.
@@ -165,7 +169,7 @@ class _Qwen3VL(_Base):
         return found[:, 0] + start
 
     def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
-        return _join(segments, axis=0)
+        return join(segments, axis=0)
 
     def _pixels(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, int]:
         """(patches of all images, grid (1, 3) of one image, visual tokens of one image)."""
@@ -214,6 +218,6 @@ class TimedVideo(_Qwen3VL):
         return Segment(self._tokens(text), {"pixel_values_videos": pair, "video_grid_thw": grid})
 
 
-def _join(segments: Sequence[Segment], axis: int) -> dict[str, torch.Tensor]:
+def join(segments: Sequence[Segment], axis: int) -> dict[str, torch.Tensor]:
     visual = [segment.visual for segment in segments if segment.visual]
     return {name: torch.cat([one[name] for one in visual], dim=axis) for name in visual[0]} if visual else {}

@@ -5,26 +5,32 @@ Role: the one place that loads one. Nothing is ever downloaded. torch and transf
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, TimedVideo
+from reward_node.vlm.quantisation import Precision, finish, loading_arguments
 from whetstone.errors import AssetError, ConfigError
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
     """model: as AutoModelForImageTextToText gives it; video, images: prompts of a clip and of single pictures; identity: the folder's
-    name, for provenance."""
+    name; revision: hash of its weights and tokenizer."""
 
     model: Any
     tokenizer: Any
     video: Layout
     images: Layout
     identity: str
+    revision: str
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the weights."""
+        return sum(one.numel() * one.element_size() for part in (self.model.parameters(), self.model.buffers()) for one in part)
 
     def token(self, text: str) -> int:
         """The id of a text that is one token, leading space included; ConfigError where it is several."""
@@ -34,8 +40,11 @@ class VisionLanguageModel:
         return int(tokens[0])
 
 
-def load(folder: str | None, precision: Precision, device: str, source: str) -> VisionLanguageModel:
-    """source: the YAML that names the folder, for messages. ConfigError where none is named, AssetError where it cannot be loaded."""
+def load(folder: str | None, precision: Precision, device: str, source: str, robot: str) -> VisionLanguageModel:
+    """folder: or `pocket`, the small one of this robot; source: the YAML that names it, for messages. ConfigError where none is named,
+    AssetError where it cannot be loaded."""
+    if folder == "pocket":
+        return _pocket(robot, precision, device)
     if not folder:
         raise ConfigError(
             f"{source}: key 'model' is empty; set it to the folder of a local vision-language model, for example Qwen3-VL-8B-Instruct"
@@ -45,19 +54,18 @@ def load(folder: str | None, precision: Precision, device: str, source: str) -> 
         raise AssetError(
             f"{source}: model '{path}' is not a model folder (no config.json); download the model and set 'model' to its folder"
         )
-    import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
     try:
         kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
-        model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, dtype=getattr(torch, precision))
+        arguments = loading_arguments(precision, device)
+        model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, **arguments)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         layouts = _layouts(kind, model, tokenizer, path)
     except (ImportError, OSError, ValueError, KeyError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise AssetError(f"model '{path}' cannot be loaded: {reason}") from error
-    model.to(torch.device(device))
-    return VisionLanguageModel(model.eval(), tokenizer, *layouts, path.name)
+    return VisionLanguageModel(finish(model, precision, device).eval(), tokenizer, *layouts, path.name, revision(path))
 
 
 def _layouts(kind: str, model: Any, tokenizer: Any, path: Path) -> tuple[Layout, Layout]:
@@ -72,3 +80,34 @@ def _layouts(kind: str, model: Any, tokenizer: Any, path: Path) -> tuple[Layout,
 
     layout = ImageSequence(AutoProcessor.from_pretrained(path, local_files_only=True))
     return layout, layout
+
+
+def _pocket(robot: str, precision: Precision, device: str) -> VisionLanguageModel:
+    if precision == "nf4":
+        raise ConfigError("dtype: nf4 is for models of billions of weights; the pocket VLM runs in float32 or int8")
+    from reward_node.pocket import model as pocket
+
+    model, tokenizer, layout, path = pocket.load(robot)
+    model.text.to(loading_arguments(precision, device)["dtype"])
+    return VisionLanguageModel(finish(model, precision, device), tokenizer, layout, layout, path.stem, _digest([path]))
+
+
+def revision(folder: Path) -> str:
+    """12 hex digits that name the files of a model folder: its configuration, its vocabulary, its weights."""
+    return _digest(sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".gguf", ".jinja")))
+
+
+def _digest(paths: list[Path]) -> str:
+    """Of names, sizes and contents; of files above 16 MiB, 64 KiB at each of 64 places: a checkpoint of 16 GB need not be read twice."""
+    digest, part, places = hashlib.sha256(), 1 << 16, 64
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            if size <= 1 << 24:
+                digest.update(file.read())
+                continue
+            for place in range(places):
+                file.seek((size - part) * place // (places - 1))
+                digest.update(file.read(part))
+    return digest.hexdigest()[:12]

@@ -1,0 +1,70 @@
+"""A calibration map: what it is, how it is stored, whom it is for.
+
+Role: pure numbers and one JSON file. A map is made for one model at one precision under one prompt, one robot and its cameras; used with
+another it would be a confident lie, so it is refused. Does not depend on torch or ROS.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from whetstone import jsonfile
+from whetstone.contracts import Provenance
+from whetstone.errors import AssetError, ConfigError, InputError
+
+COMPARED = ("plugin", "model", "revision", "precision", "prompt")
+"""Fields of Provenance that must be the same. The rest of the configuration (thresholds) may change."""
+_FIX = "make one for it with `whetstone calibrate`, or take key 'calibration_map' out"
+
+
+@dataclass(frozen=True)
+class CalibrationMap:
+    """progress: monotone and piecewise linear in the model's raw value, through `knots` (K, 2), flat outside them. completion: sigmoid of
+    slope * logit(completion) + intercept (Platt 1999), slope > 0: neither changes an order, both are fixed before an episode begins."""
+
+    knots: np.ndarray
+    slope: float
+    intercept: float
+
+    def progress(self, raw: float) -> float:
+        """In [0, 1]; NaN stays NaN."""
+        return float(np.interp(raw, self.knots[:, 0], self.knots[:, 1])) if math.isfinite(raw) else math.nan
+
+    def completion(self, stated: float) -> float:
+        """In [0, 1]; NaN stays NaN."""
+        if not math.isfinite(stated):
+            return math.nan
+        clipped = min(max(stated, 1e-6), 1 - 1e-6)
+        return 1.0 / (1.0 + math.exp(-min(max(self.slope * math.log(clipped / (1 - clipped)) + self.intercept, -60.0), 60.0)))
+
+
+def save(path: Path, found: CalibrationMap, provenance: Provenance, robot: str, cameras: tuple[str, ...], made: dict[str, Any]) -> None:
+    """made: from what and how well, for people."""
+    whose = {**{name: asdict(provenance)[name] for name in COMPARED}, "robot": robot, "cameras": list(cameras)}
+    values = {"knots": found.knots.tolist(), "slope": found.slope, "intercept": found.intercept}
+    jsonfile.write(path, {"provenance": whose, "map": values, "made": made})
+
+
+def load(path: Path, provenance: Provenance, robot: str, cameras: tuple[str, ...]) -> CalibrationMap:
+    """AssetError where the file is missing or damaged, ConfigError naming what differs where it was made for something else."""
+    if not path.is_file():
+        raise AssetError(f"calibration map '{path}' is missing; {_FIX}")
+    try:
+        data = jsonfile.read(path)
+        whose, values = data["provenance"], data["map"]
+        found = CalibrationMap(np.array(values["knots"], float), float(values["slope"]), float(values["intercept"]))
+        usable = found.knots.ndim == 2 and found.knots.shape[1] == 2 and len(found.knots) > 0 and bool(np.isfinite(found.knots).all())
+        if not usable or (np.diff(found.knots, axis=0) < 0).any() or not found.slope > 0 or not math.isfinite(found.intercept):
+            raise ValueError("its numbers are no monotone map")
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise AssetError(f"calibration map '{path}' cannot be used ({error}); {_FIX}") from error
+    here = {**{name: asdict(provenance)[name] for name in COMPARED}, "robot": robot, "cameras": list(cameras)}
+    for name, value in here.items():
+        if whose.get(name) != value:
+            raise ConfigError(f"calibration map '{path}' was made for another {name} ({whose.get(name)!r}, here {value!r}); {_FIX}")
+    return found

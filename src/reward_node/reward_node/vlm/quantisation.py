@@ -1,0 +1,140 @@
+"""Weights in fewer bits: which kinds there are, and whether this machine runs them.
+
+Role: int8 and nf4 by bitsandbytes on CUDA (nf4 on a CPU too, where it saves memory and costs time); int8 on a CPU by torch's own integer
+product, which is faster there than float32. Of a vision-language model only the language model is quantised: the vision tower is a small
+part of the work and the part that suffers. Depends on torch; bitsandbytes is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from whetstone.errors import AssetError, ConfigError
+from whetstone.precision import has_bfloat16
+
+Precision = Literal["float32", "bfloat16", "float16", "int8", "nf4"]
+_VISION = ("visual", "vision_model", "vision_tower", "vision", "connector", "multi_modal_projector", "projector", "mlp1")
+"""What the vision towers and projectors of the known families are called."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer of int8 weights, one scale per output, for CPUs: inputs (..., in) are rounded to int8 with one scale per row as they
+    come, products are summed in int32. Not for training."""
+
+    weight: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
+        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8).t().contiguous())
+        self.register_buffer("scale", scale)
+        self.bias = linear.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        rows = inputs.flatten(0, -2).float()
+        spread = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)
+        product = torch._int_mm((rows / spread).round().to(torch.int8), self.weight)
+        outputs = product.float() * spread * self.scale
+        if self.bias is not None:
+            outputs = outputs + self.bias
+        return outputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1])
+
+
+def quantise(model: nn.Module, keep: Iterable[str] = ("lm_head",)) -> None:
+    """Replace every linear layer of a language model, in place, by Int8Linear. keep: names that stay as they are (the head's logits are
+    the score itself)."""
+    kept = set(keep)
+    for name, child in list(model.named_children()):
+        if name in kept:
+            continue
+        if isinstance(child, nn.Linear):
+            setattr(model, name, Int8Linear(child))
+        else:
+            quantise(child, kept)
+
+
+def loading_arguments(precision: Precision, device: str) -> dict[str, Any]:
+    """Of transformers' from_pretrained. ConfigError where this machine cannot run that precision."""
+    on_cuda = device.startswith("cuda")
+    if on_cuda and not torch.cuda.is_available():
+        raise ConfigError(f"device '{device}': this machine has no CUDA GPU that torch sees; use device:=cpu")
+    if precision in ("float32", "bfloat16", "float16"):
+        if precision == "bfloat16" and not has_bfloat16(device):
+            logging.getLogger("whetstone").warning("'%s' imitates bfloat16, slower than float32; consider dtype: float32", device)
+        return {"dtype": getattr(torch, precision)}
+    if precision == "int8" and not on_cuda:
+        return {"dtype": torch.float32}  # quantised after loading
+    try:
+        import bitsandbytes  # noqa: F401
+        from transformers import BitsAndBytesConfig
+    except ImportError as error:
+        raise ConfigError(f"dtype: {precision} needs bitsandbytes, which is not installed: pip install bitsandbytes") from error
+    compute = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    kinds: dict[str, Any] = {"load_in_8bit": True}
+    if precision == "nf4":
+        kinds = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute}
+    settings = BitsAndBytesConfig(llm_int8_skip_modules=[*_VISION, "lm_head"], **kinds)
+    return {"dtype": compute, "quantization_config": settings, "device_map": {"": device}}
+
+
+def finish(model: Any, precision: Precision, device: str) -> Any:
+    """The loaded model on its device and in its precision, its kernels tried. AssetError where they do not work here."""
+    if precision == "int8" and not device.startswith("cuda"):
+        try_int8()
+        quantise(_language(model))
+    if precision in ("int8", "nf4") and getattr(model, "is_quantized", False):
+        _try(model, precision, device)
+        return model  # already where device_map put it
+    return model.to(torch.device(device))
+
+
+def try_int8() -> None:
+    """Whether the integer product gives on this CPU what it must. AssetError where not."""
+    generator = torch.Generator().manual_seed(0)
+    linear = nn.Linear(64, 48, bias=True)
+    with torch.no_grad():
+        linear.weight.normal_(generator=generator)
+        assert linear.bias is not None
+        linear.bias.normal_(generator=generator)
+        inputs = torch.randn(5, 64, generator=generator)
+        try:
+            found = Int8Linear(linear)(inputs)
+        except RuntimeError as error:
+            raise AssetError(f"dtype: int8 does not run on this CPU ({_line(error)}); use dtype: float32") from error
+        if not torch.allclose(found, linear(inputs), atol=0.5):
+            raise AssetError("dtype: int8 gives wrong products on this CPU; use dtype: float32")
+
+
+def _language(model: Any) -> nn.Module:
+    """The language model of a vision-language model."""
+    inner = getattr(model, "model", model)
+    found = next((getattr(inner, name) for name in ("language_model", "text_model", "text") if hasattr(inner, name)), None)
+    if found is None:
+        raise ConfigError(f"dtype: int8 does not know where {type(model).__name__} keeps its language model; use dtype: float32")
+    return found
+
+
+def _try(model: Any, precision: str, device: str) -> None:
+    """One product by each kind of quantised layer. Its own dequantised weights say what must come out."""
+    layer = next((one for one in model.modules() if type(one).__module__.startswith("bitsandbytes")), None)
+    if layer is None:
+        raise AssetError(f"dtype: {precision} left every layer as it was: this model's layers are not of the kind that bitsandbytes knows")
+    inputs = torch.randn(4, layer.in_features, generator=torch.Generator().manual_seed(0)).to(device, model.dtype)
+    try:
+        with torch.inference_mode():
+            found = layer(inputs).float()
+    except Exception as error:  # CUDA and bitsandbytes raise what they like; each means that it does not run here
+        raise AssetError(f"dtype: {precision} does not run on '{device}' ({_line(error)}); use dtype: bfloat16") from error
+    if not torch.isfinite(found).all():
+        raise AssetError(f"dtype: {precision} gives values on '{device}' that are not numbers; use dtype: bfloat16")
+
+
+def _line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
