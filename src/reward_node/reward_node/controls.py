@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.loading import load_reward
 from reward_node.signals import SuccessSettings, total
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
 from whetstone.contracts import Provenance, RewardModel, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
+from whetstone.rewards import load_reward
 
 
 @dataclass(frozen=True)

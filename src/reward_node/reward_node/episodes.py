@@ -16,7 +16,7 @@ from whetstone.errors import InputError
 
 Purpose = Literal["evaluation", "calibration"]
 
-_SETS: dict[Purpose, tuple[str, int]] = {"evaluation": ("noisy=12,failure=8", 7_000_000), "calibration": ("noisy=8,failure=8", 8_000_000)}
+_SETS: dict[Purpose, tuple[str, int]] = {"evaluation": ("noisy=12,failure=8", 7_000_000), "calibration": ("noisy=5,failure=6", 8_000_000)}
 """Purpose -> (episodes of each task, seed); no demonstration, rollout or run begins near these seeds."""
 
 

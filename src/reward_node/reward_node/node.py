@@ -14,13 +14,13 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from whetstone_msgs.msg import Episode, Reward
 
-from reward_node.loading import load_reward
 from reward_node.worker import FrameSet, Job, Worker
 from whetstone.config import find, show
 from whetstone.contracts import REWARD_VALUES, RewardModel, RewardSample
 from whetstone.errors import ConfigError, InputError
 from whetstone.images import check_size, to_array
 from whetstone.profile import load_profile
+from whetstone.rewards import load_reward
 from whetstone.ros import EPISODE, EVENT, Deadline, WhetstoneNode, camera_qos, deserialize, run_node, stamp_of_raw, to_ns, to_stamp
 
 EARLY = 64

@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from reward_node.calibration import maps
 from reward_node.calibration.__main__ import main
-from reward_node.calibration.calibrated import CalibratedReward
 from reward_node.calibration.fit import fit, isotonic
-from reward_node.loading import build, load_reward
 from reward_node.metrics import expected_calibration_error
 from reward_node.signals import total
+from whetstone import calibration as maps
+from whetstone.calibration import CalibratedReward
 from whetstone.config import find, load_yaml
 from whetstone.contracts import Provenance
 from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.profile import load_profile
+from whetstone.rewards import build, load_reward
 
 MADE_FOR = Provenance("topreward", "pocket_franka", "0123456789ab", "int8", "aaaaaaaaaaaa", "bbbbbbbbbbbb")
 MAP = maps.CalibrationMap(np.array([[-8.0, 0.0], [-2.0, 0.5], [-1.0, 1.0]]), 2.0, -0.5)

@@ -46,6 +46,8 @@ STAGES: tuple[Stage, ...] = (
     Stage("base policy", "policy_node.imitate", ("robot:={robot}", "data:={data}", "out:={out}")),
     Stage("rollouts", "robot_bringup.collect", ("robot:={robot}", "out:={data}/../rollouts")),
     Stage("reward model", "reward_node.sarm2.train", ("robot:={robot}", "data:={data}/{robot},{data}/../rollouts/{robot}", "out:={out}")),
+    Stage("pocket VLM", "reward_node.pocket.train", ("robot:={robot}", "data:={data}/{robot},{data}/../rollouts/{robot}", "out:={out}")),
+    Stage("its calibration", "reward_node.calibration", ("reward:=topreward", "robot:={robot}")),
 )
 
 

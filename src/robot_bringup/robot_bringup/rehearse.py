@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from reward_node.loading import load_reward
 from robot_bringup.completion import Completion
 from robot_bringup.offline import Episode, run_episode
 from robot_bringup.schedule import development_seeds, training_seeds
@@ -21,6 +20,7 @@ from whetstone.contracts import Learner, Policy, PolicyMode, RewardModel
 from whetstone.errors import ConfigError
 from whetstone.plugins import configured
 from whetstone.profile import load_profile
+from whetstone.rewards import load_reward
 from whetstone.task import load_task
 
 DEFAULTS = {

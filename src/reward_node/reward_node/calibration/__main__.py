@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from reward_node.calibration import maps
 from reward_node.calibration.fit import fit
 from reward_node.episodes import labelled
 from reward_node.honesty.clips import clip_of
 from reward_node.honesty.playing import Played, play
-from reward_node.loading import KEY, load_reward, map_path
 from reward_node.metrics import expected_calibration_error
+from whetstone import calibration as maps
 from whetstone.arguments import integer, parse_arguments, run
 from whetstone.config import find, load_yaml
 from whetstone.errors import InputError
 from whetstone.profile import load_profile
+from whetstone.rewards import KEY, load_reward, map_path
 
 ARGUMENTS = {"reward": "topreward", "robot": "franka", "data": "", "tasks": "", "device": "cpu", "out": "", "seed": "0"}
 HELP = """whetstone calibrate name:=value ...: fit the map from a reward model's own figure to progress and probability

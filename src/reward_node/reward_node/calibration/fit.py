@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reward_node.calibration.maps import CalibrationMap
+from whetstone.calibration import CalibrationMap
 
 KNOTS = 24
 """At most: a map of more would follow its episodes, not its model."""

@@ -22,7 +22,6 @@ from reward_node.honesty.clips import clip_of
 from reward_node.honesty.figures import figures
 from reward_node.honesty.playing import Played, play, play_with_controls
 from reward_node.honesty.report import plot, table
-from reward_node.loading import load_reward
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.signals import SuccessSettings
 from whetstone import results
@@ -31,6 +30,7 @@ from whetstone.config import find, load_yaml, parse, show
 from whetstone.contracts import RewardModel
 from whetstone.demonstrations import Demonstration
 from whetstone.profile import load_profile
+from whetstone.rewards import load_reward
 
 ARGUMENTS = {
     "reward": "sarm2",

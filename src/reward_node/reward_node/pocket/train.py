@@ -32,7 +32,7 @@ ARGUMENTS = {
     "data": "",
     "out": "assets",
     "reward": "topreward",
-    "steps": "600",
+    "steps": "500",
     "batch": "8",
     "threads": "1",
     "seed": "0",

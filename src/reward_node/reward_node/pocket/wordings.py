@@ -1,13 +1,10 @@
 """What a scene can be asked: instructions of the simulated tasks in many words, true ones and false ones.
 
 Role: the language side of the pocket VLM's training data. For every scene there are as many wrong instructions as right ones, of the
-other tasks and of the other cube, so that "something arrived" is not enough. Two wordings of each task are never trained on. Does not
-depend on torch or ROS.
+other tasks and of the other cube, so that "something arrived" is not enough. Does not depend on torch or ROS.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,15 +50,6 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 """Task -> wordings; the first is that of config/tasks."""
 
-UNSEEN: dict[str, tuple[str, ...]] = {
-    "pick_and_place": ("set the {cube} cube down inside the tray", "bring the {cube} block over to the tray"),
-    "push": ("push the {cube} cube until it lies on the green mark", "get the {cube} block onto the green spot with a push"),
-    "reach": ("put the fingertips on the {cube} cube", "approach the {cube} cube from above and touch it"),
-    "stack": ("build a tower with the {cube} cube on the {other} cube", "lay the {cube} block on top of the {other} block"),
-    "tray_then_button": ("tray first with the {cube} cube, button second", "after putting the {cube} block in the tray press the button"),
-}
-"""Wordings for evaluation only."""
-
 _OTHER = {"red": "blue", "blue": "red"}
 
 
@@ -97,8 +85,3 @@ def other_cube_done(task: str, state: np.ndarray, scene: dict[str, float]) -> np
     if task == "reach":
         return np.linalg.norm(hand - blue - [0, 0, cube * 0.9], axis=1) < cube * 0.55
     return np.zeros(len(state), bool)
-
-
-def held_out_words(tasks: Sequence[str]) -> list[str]:
-    """Every unseen wording of these tasks, of the red cube."""
-    return [say(wording) for task in tasks for wording in UNSEEN[task]]

@@ -33,7 +33,9 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight = linear.weight.detach().float()
         scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
-        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8).t().contiguous())
+        # Copied, not only transposed: of a matrix with one row torch's product takes strides for granted that a view does not have.
+        turned = torch.empty(weight.shape[::-1], dtype=torch.int8, device=weight.device)
+        self.register_buffer("weight", turned.copy_((weight / scale[:, None]).round().t()))
         self.register_buffer("scale", scale)
         self.bias = linear.bias
 

@@ -1,20 +1,22 @@
-"""A calibration map: what it is, how it is stored, whom it is for.
+"""A reward model's calibration map: what it is, how it is stored, whom it is for; and a reward model behind one.
 
-Role: pure numbers and one JSON file. A map is made for one model at one precision under one prompt, one robot and its cameras; used with
-another it would be a confident lie, so it is refused. Does not depend on torch or ROS.
+Role: from a model's own figure to progress, and from its completion to a probability, online. A map is made for one model at one precision
+under one prompt, one robot and its cameras; used with another it would be a confident lie, so it is refused. It is fitted elsewhere
+(reward_node.calibration). Does not depend on torch or ROS.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from whetstone import jsonfile
-from whetstone.contracts import Provenance
+from whetstone.config import config_hash
+from whetstone.contracts import Provenance, RewardModel, RewardSample
 from whetstone.errors import AssetError, ConfigError, InputError
 
 COMPARED = ("plugin", "model", "revision", "precision", "prompt")
@@ -68,3 +70,35 @@ def load(path: Path, provenance: Provenance, robot: str, cameras: tuple[str, ...
         if whose.get(name) != value:
             raise ConfigError(f"calibration map '{path}' was made for another {name} ({whose.get(name)!r}, here {value!r}); {_FIX}")
     return found
+
+
+class CalibratedReward:
+    """inner: any reward model whose `total` is the mean of its signals; name: of the map's file, for provenance."""
+
+    def __init__(self, inner: RewardModel, calibration: CalibrationMap, name: str) -> None:
+        self._inner, self.calibration = inner, calibration
+        self.provenance = replace(inner.provenance, config=config_hash([inner.provenance.config, name, calibration.knots.tolist()]))
+        self.needs = inner.needs
+        self.offline = getattr(inner, "offline", False)
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        return getattr(self._inner, "counters", {})
+
+    def reset(self, episode_id: str, instruction: str, seed: int) -> None:
+        self._inner.reset(episode_id, instruction, seed)
+
+    def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample | None:
+        sample = self._inner.observe(images, stamp)
+        return None if sample is None else self._map(sample)
+
+    def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
+        return [self._map(sample) for sample in self._inner.score_episode(frames, stamps)]
+
+    def _map(self, sample: RewardSample) -> RewardSample:
+        if not sample.valid:
+            return sample
+        progress, completion = self.calibration.progress(sample.raw), self.calibration.completion(sample.completion)
+        # The mean of the three signals, of which the contrastive one stays.
+        combined = sample.total + (progress - sample.process + completion - sample.completion) / 3
+        return replace(sample, progress=progress, process=progress, completion=completion, total=combined)

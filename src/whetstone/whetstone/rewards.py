@@ -9,9 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from reward_node.calibration import maps
-from reward_node.calibration.calibrated import CalibratedReward
-from whetstone import config
+from whetstone import calibration, config
+from whetstone.calibration import CalibratedReward
 from whetstone.contracts import RewardModel
 from whetstone.errors import ConfigError
 from whetstone.plugins import load_plugin
@@ -39,8 +38,8 @@ def build(settings: dict[str, Any], profile: RobotProfile, device: str, source: 
     if named is None:
         return model
     path = map_path(named, profile.name)
-    calibration = maps.load(path, model.provenance, profile.name, model.needs.cameras)
-    return cast(RewardModel, CalibratedReward(model, calibration, path.name))  # all of it but `load`: it is made here only
+    found = calibration.load(path, model.provenance, profile.name, model.needs.cameras)
+    return cast(RewardModel, CalibratedReward(model, found, path.name))  # all of it but `load`: it is made here only
 
 
 def map_path(named: str, robot: str) -> Path:
