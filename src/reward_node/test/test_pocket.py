@@ -28,7 +28,8 @@ SCENE = {"cube": 0.04, "tray": 0.14, "mark": 0.045}
 def tiny() -> tuple[PocketVLM, PocketFrames, Any]:
     torch.manual_seed(0)
     fast = tokenizer(["<|im_start|>", "<|im_end|>", "<pad>"], "<|im_end|>", "")
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
     text: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(fast), initializer_range=0.3, **sizes)).eval()
     vision = VisionEncoder(4).eval()
     return PocketVLM(vision, Projector(ProjectorSize(2, 16), vision.feature_size, 32).eval(), text), PocketFrames(fast, 2), fast
