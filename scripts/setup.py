@@ -278,7 +278,7 @@ def build_packages() -> None:
 
 
 def prepare_language_model() -> None:
-    """Once per user, in half a minute: else the first reward node would take that time."""
+    """Once per user, in about a minute: else the first reward node would take that time."""
     run("language", ["bash", "-c", "source scripts/env.sh && exec python -m reward_node.pocket.language"], show="$^")
 
 

