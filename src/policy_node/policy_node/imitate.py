@@ -18,9 +18,8 @@ from tqdm import tqdm
 from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
 from policy_node.localiser import Localiser
 from whetstone import config
-from whetstone.arguments import integer, parse_arguments, run
+from whetstone.arguments import counts, integer, parse_arguments, run
 from whetstone.demonstrations import Demonstration, load_demonstrations
-from whetstone.errors import ConfigError
 from whetstone.precision import autocast
 from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
@@ -107,13 +106,8 @@ def main(arguments: list[str]) -> None:
     }
     given = parse_arguments(arguments, defaults)
     robot = given["robot"]
-    counts = {}
-    for item in given["demonstrations"].split(","):
-        task, _, count = item.partition("=")
-        if not count.isdigit():
-            raise ConfigError(f"argument demonstrations:= wants task=count,task=count; '{item}' is not of that form")
-        counts[task] = int(count)
-    policy = imitate(robot, Path(given["data"]), Path(given["out"]), integer(given, "steps"), counts, integer(given, "seed"))
+    tasks = counts(given, "demonstrations", "task")
+    policy = imitate(robot, Path(given["data"]), Path(given["out"]), integer(given, "steps"), tasks, integer(given, "seed"))
     print(f"policy for {robot}: {sum(p.numel() for p in policy.network.parameters())} parameters, {policy.spec.config_hash}")
 
 

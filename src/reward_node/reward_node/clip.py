@@ -14,7 +14,6 @@ which is the cosine of s and g where alpha is 0.
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +22,12 @@ import numpy as np
 
 from reward_node.frames import check_images
 from reward_node.instructions import checked
-from reward_node.signals import ContrastiveSettings, SuccessSettings, contrastive, total
+from reward_node.settings import ImageRewardSettings, hold
+from reward_node.signals import Contrast, total
 from reward_node.vlm.folder import loading, model_folder
 from reward_node.vlm.loading import revision
-from whetstone.config import config_hash, parse
+from reward_node.weight_bytes import weight_bytes
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 from whetstone.errors import ConfigError
 
@@ -42,31 +43,23 @@ class Calibration:
     scale: float = field(metadata={"gt": 0})
 
 
-@dataclass(frozen=True)
-class CLIPSettings:
-    """model: folder of a CLIP or SigLIP that transformers loads; cameras: what it looks at, the mean over them; image_size: of each;
-    every: control steps between two scores; goal: text that the image is compared with, holds {instruction}; baseline: text of a scene in
-    which nothing was done yet, may hold {instruction}, null: none; alpha: how far the difference of the two counts alone; dtype: of the
-    weights."""
+@dataclass(frozen=True, kw_only=True)
+class CLIPSettings(ImageRewardSettings):
+    """model: folder of a CLIP or SigLIP that transformers loads; dtype: of its weights; cameras: the mean over them; goal: text that the
+    image is compared with, holds {instruction}; baseline: text of a scene in which nothing was done yet, may hold {instruction}, null:
+    none; alpha: how far the difference of the two counts alone."""
 
-    plugin: str
     model: str | None
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
     goal: str
     calibration: Calibration
     baseline: str | None = None
     alpha: float = field(default=0.0, metadata={"ge": 0, "le": 1})
     every: int = field(default=4, metadata={"ge": 1})
     dtype: Precision = "float32"
-    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    success: SuccessSettings = field(default_factory=SuccessSettings)
 
     def __post_init__(self) -> None:
-        if not self.cameras:
-            raise ValueError("key 'cameras' is empty; name at least one")
-        if "{instruction}" not in self.goal:
-            raise ValueError("key 'goal' must hold {instruction}")
+        super().__post_init__()
+        hold("goal", self.goal)
         if self.alpha > 0 and self.baseline is None:
             raise ValueError("key 'alpha' is above 0, but there is no 'baseline' to regularise with")
 
@@ -118,15 +111,16 @@ class CLIPReward:
         self.settings, self._encoder = settings, encoder
         words = config_hash([settings.goal, settings.baseline, settings.alpha])
         self.provenance = Provenance("clip", folder.name, revision(folder), settings.dtype, words, config)
-        memory = sum(one.numel() * one.element_size() for one in encoder.model.parameters())
+        memory = weight_bytes(encoder.model)
         self.needs = RewardNeeds(settings.cameras, settings.image_size, settings.every, 1, memory, str(encoder.model.device))
         self.reset("", "", 0)
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> CLIPReward:
         """From config/rewards/clip.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
-        settings = parse(CLIPSettings, config, _SOURCE)
-        folder = model_folder(settings.model, _SOURCE, "CLIP or SigLIP", "siglip2-base-patch16-224")
+        source = source_of(config, _SOURCE)
+        settings = parse(CLIPSettings, config, source)
+        folder = model_folder(settings.model, source, "CLIP or SigLIP", "siglip2-base-patch16-224")
         with loading(folder):
             encoder = Encoder(folder, settings.dtype, device)
         return cls(settings, encoder, folder, config_hash(config))
@@ -134,7 +128,7 @@ class CLIPReward:
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """A new instruction. Scores are deterministic: seed and episode_id change nothing."""
         self.tell(instruction)
-        self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self._contrast = Contrast(self.settings.contrastive)
 
     def tell(self, instruction: str) -> None:
         """Other words from the next score on."""
@@ -153,10 +147,9 @@ class CLIPReward:
         likeness = float(np.mean([self._likeness(self._encoder.image(images[camera])) for camera in self.needs.cameras]))
         if not math.isfinite(likeness):
             return RewardSample(stamp, valid=False, reason="the model gave a value that is not a number", window=1)
-        calibration, settings = self.settings.calibration, self.settings.contrastive
+        calibration = self.settings.calibration
         progress = min(max((likeness + calibration.offset) / calibration.scale, 0.0), 1.0)
-        contrast = contrastive(progress, self._past[0] if self._past else None, settings.dead_zone)
-        self._past.append(progress)
+        contrast = self._contrast(progress)
         return RewardSample(
             stamp, raw=likeness, progress=progress, process=progress, completion=progress, contrastive=contrast,
             total=total(progress, progress, contrast), window=1,

@@ -14,7 +14,7 @@ import numpy as np
 
 from reward_node.signals import SuccessSettings, total
 from whetstone.assets import asset_path
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardModel, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
 from whetstone.rewards import load_reward
@@ -43,7 +43,7 @@ class ConstantReward:
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> ConstantReward:
-        return cls(parse(ConstantSettings, config, "config/rewards/constant.yaml"), config_hash(config))
+        return cls(parse(ConstantSettings, config, source_of(config, "config/rewards/constant.yaml")), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Nothing to forget."""
@@ -93,12 +93,11 @@ class ShuffledReward:
         """ConfigError where the inner reward is unknown or its `every` differs, AssetError where the bank is missing."""
         from safetensors import SafetensorError, safe_open
 
-        settings = parse(ShuffledSettings, config, "config/rewards/shuffled.yaml")
+        source = source_of(config, "config/rewards/shuffled.yaml")
+        settings = parse(ShuffledSettings, config, source)
         inner = load_reward(settings.inner, profile, device)
         if inner.needs.every != settings.every:
-            raise ConfigError(
-                f"config/rewards/shuffled.yaml: key 'every' is {settings.every}, but that of {settings.inner} is {inner.needs.every}"
-            )
+            raise ConfigError(f"{source}: key 'every' is {settings.every}, but that of {settings.inner} is {inner.needs.every}")
         path = asset_path(settings.bank.format(robot=profile.name))
         try:
             with safe_open(path, framework="numpy") as file:

@@ -5,10 +5,17 @@ Role: one check, one wording. Does not depend on torch or ROS.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from whetstone.contracts import RewardNeeds
 from whetstone.errors import InputError
+
+
+def side_by_side(images: dict[str, np.ndarray], cameras: Sequence[str]) -> np.ndarray:
+    """(height, sum of widths, 3): one image of several cameras, in this order, for a model that takes one."""
+    return np.concatenate([images[camera] for camera in cameras], axis=1)
 
 
 def check_images(images: dict[str, np.ndarray], needs: RewardNeeds) -> None:

@@ -6,6 +6,7 @@ Role: the formulas of arXiv 2603.16065 (Large Reward Models) that need no langua
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +34,19 @@ def contrastive(now: float, before: float | None, dead_zone: float) -> float:
         return 0.0
     difference = now - before
     return 0.0 if abs(difference) <= dead_zone else math.copysign(1.0, difference)
+
+
+class Contrast:
+    """The contrastive signal of an episode that runs: each progress against the one `window` scores before, or the earliest there is."""
+
+    def __init__(self, settings: ContrastiveSettings) -> None:
+        self._dead_zone = settings.dead_zone
+        self._past: deque[float] = deque(maxlen=settings.window)
+
+    def __call__(self, progress: float) -> float:
+        found = contrastive(progress, self._past[0] if self._past else None, self._dead_zone)
+        self._past.append(progress)
+        return found
 
 
 def total(process: float, completion: float, contrast: float) -> float:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from reward_node import card
 from reward_node.honesty import __main__ as command
 from reward_node.honesty.clips import Clip, backwards, clip_of, noisy_still, other_instructions, still, swapped, under
-from reward_node.honesty.figures import figures
-from reward_node.honesty.playing import Played, play, play_with_controls
+from reward_node.honesty.figures import end, figures
+from reward_node.honesty.judging import evaluate, rows_of
+from reward_node.honesty.playing import Curve, Played, play, play_with_controls
 from reward_node.honesty.report import table
 from reward_node.signals import SuccessSettings, total
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
@@ -84,9 +87,12 @@ def clip(folder: Path) -> Clip:
     return clip_of(load_demonstrations(folder / "push")[0], Brightness.needs, 20.0)
 
 
-def test_a_clip_has_the_frames_that_are_due(clip: Clip) -> None:
+def test_a_clip_has_the_frames_that_are_due(clip: Clip, folder: Path) -> None:
     assert len(clip.frames) == len(clip.stamps) == len(clip.progress) == 15
     assert clip.stamps[:3] == [0, 200_000_000, 400_000_000] and clip.success
+    # Half a second is 10 of the 58 control steps: those of steps 52 and 56 of a score every 4, of step 56 alone of one every 8.
+    seldom = clip_of(load_demonstrations(folder / "push")[0], replace(Brightness.needs, every=8), 20.0)
+    assert (clip.last, seldom.last) == (2, 1)
     assert [float(images["front"].mean()) for images in clip.frames[:3]] == pytest.approx([0.0, 21.0, 42.0])
 
 
@@ -106,7 +112,7 @@ def test_wrong_words() -> None:
 
 
 def played(reward: Brightness, folder: Path) -> list[Played]:
-    return command.evaluate(reward, load_demonstrations(folder), 20.0, {"push": ("touch",)}, 2, 0)
+    return evaluate(reward, load_demonstrations(folder), 20.0, 2, 0)
 
 
 def test_figures_of_an_honest_model(folder: Path) -> None:
@@ -135,6 +141,19 @@ def test_a_model_that_does_not_read_is_found_out(folder: Path) -> None:
     assert found["right_above_wrong_object"] == 0.0 and found["right_above_wrong_task"] is not None
 
 
+def test_how_a_clip_ended_does_not_depend_on_how_often_it_is_scored(clip: Clip) -> None:
+    """A short clip that is scored seldom: its approach must not count as its end."""
+    curve = Curve(*(np.array([0.0, 0.1, 0.2, 1.0]),) * 4, seconds=np.empty(0))
+    assert end(curve.raw, Played(clip=replace(clip, last=1), curve=curve)) == 1.0
+    assert end(curve.raw, Played(clip=replace(clip, last=2), curve=curve)) == pytest.approx(0.6)
+
+
+def test_rounding_is_no_progress(clip: Clip) -> None:
+    one = play_with_controls(Brightness(), clip, {}, {}, np.random.default_rng(0))
+    still_curve = replace(one.controls["static"], raw=np.linspace(0.5, 0.50001, 15))
+    assert figures([replace(one, controls={**one.controls, "static": still_curve})], SUCCESS)["static_voc"][0] == 0.0
+
+
 def test_invalid_scores_are_counted_and_named(clip: Clip) -> None:
     curve = play(Brightness(broken=True), clip)
     assert np.isnan(curve.raw[2]) and np.isfinite(np.delete(curve.raw, 2)).all() and curve.invalid == ("broken",)
@@ -147,7 +166,7 @@ def test_nothing_to_compute_from_is_no_figure(clip: Clip) -> None:
     found = figures([Played(clip, play(Brightness(), clip))], SUCCESS)
     assert found["success_auc"] == (None, "1", 1) and found["voc_failure"] == (None, "1", 0)
     assert found["right_above_wrong_task"] == (None, "1", 0)
-    rows = command.rows_of([Played(clip, play(Brightness(), clip))], SUCCESS, "brightness", "franka")
+    rows = rows_of([Played(clip, play(Brightness(), clip))], SUCCESS, "brightness", "franka")
     assert "| voc_failure | - | - |" in table(rows) and "| metric | push | all |" in table(rows)
 
 
@@ -159,15 +178,29 @@ def test_controls_that_do_not_exist_are_not_played(clip: Clip) -> None:
 def test_the_command(folder: Path, tmp_path: Path) -> None:
     """On a reward that exists everywhere: the constant one, which knows nothing and must look like it."""
     folders = [f"data:={folder}", f"out:={tmp_path}", f"results:={tmp_path}"]
-    words = ["reward:=constant", "robot:=franka", *folders, "controls:=1", "threads:=1"]
+    page = tmp_path / "constant_franka.md"
+    card.write(page, "Constant", "nothing", "nobody", "all of them")
+    words = ["reward:=constant", "robot:=franka", *folders, "controls:=1", "threads:=1", f"card:={page}"]
     command.main(words)
-    rows = {
-        (row["case"], row["metric"]): row["value"] for row in json.loads((tmp_path / "honesty-constant-franka.json").read_text())["rows"]
-    }
+    said = json.loads((tmp_path / "honesty-constant-franka.json").read_text())
+    elsewhere = f"out:={tmp_path} results:={tmp_path} card:={page}"
+    assert said["command"] == f"whetstone evaluate-reward reward:=constant robot:=franka data:={folder} controls:=1 threads:=1 {elsewhere}"
+    rows = {(row["case"], row["metric"]): row["value"] for row in said["rows"]}
+    for _ in range(2):  # the figures of the first time make way
+        text = page.read_text()
+        assert text.count("| voc_success |") == text.count(said["command"]) == 1 and "None yet" not in text
+        assert text.endswith("**Limits.** all of them\n") and "![curves](constant_franka.png)" in text
+        command.main(words)
+    assert page.with_suffix(".png").stat().st_size > 10_000
     assert rows["franka/all", "success_auc"] == 0.5 and rows["franka/all", "voc_success"] == 0.0
     assert rows["franka/push", "missed_success_rate"] == 1.0 and rows["franka/all", "peak_memory"] > 50
     assert (tmp_path / "constant-franka" / "curves.png").stat().st_size > 10_000
     report = (tmp_path / "constant-franka" / "report.md").read_text()
     assert '"plugin": "constant"' in report and "| static_voc | 0 | 0 | 0 |" in report
+    with pytest.raises(InputError, match="card .*/no.md: no such file; the trainer writes it"):
+        command.main([*words, f"card:={tmp_path / 'no.md'}"])
+    page.write_text("# A card of other making\n")
+    with pytest.raises(InputError, match="has no place for figures; put the lines '<!-- figures -->' and"):
+        command.main(words)
     with pytest.raises(InputError, match="is of robot 'franka', not of 'so100'"):
         command.main(["reward:=constant", "robot:=so100", f"data:={folder}", f"results:={tmp_path}", "threads:=1"])

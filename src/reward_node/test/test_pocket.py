@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from reward_node.honesty.clips import swapped
-from reward_node.pocket import language, wordings
+from reward_node.pocket import language, train, wordings
 from reward_node.pocket import model as pocket
 from reward_node.pocket.model import PLACE, PocketFrames, PocketVLM, Projector, ProjectorSize
 from reward_node.vlm.prefix import Branch, Prefix, from_scratch
 from reward_node.vlm.random_models import tokenizer
+from whetstone.assets import asset_path
 from whetstone.config import load_yaml, root
-from whetstone.demonstrations import STATE_NAMES
+from whetstone.demonstrations import STATE_NAMES, save_demonstration
 from whetstone.errors import AssetError, InputError
 from whetstone.vision import VisionEncoder
 
@@ -115,3 +117,44 @@ def test_the_other_cube_counts_as_done_where_it_is(task: str, done: dict[str, tu
         assert wordings.other_cube_done(other, state(), SCENE).tolist() == [False]
     red = {name.replace("blue", "red"): place for name, place in done.items() if name == "blue_cube"}
     assert not red or wordings.other_cube_done(task, state(**red), SCENE).tolist() == [False]
+
+
+def episode(folder: Path, task: str, success: bool) -> None:
+    """12 frames of noise in which the cube comes to its goal, or half-way."""
+    random = np.random.default_rng(success)
+    progress = np.linspace(0, 1 if success else 0.5, 12, dtype=np.float32)
+    arrays = {
+        "proprioception": np.zeros((24, 8), np.float32),
+        "actions": np.zeros((24, 8), np.float32),
+        "frame_steps": np.arange(0, 24, 2),
+        "progress": progress,
+        "primitive": np.zeros(12, np.int64),
+        "completed": progress >= 1.0,
+        "state": np.concatenate([state(red_cube=(0.5, 0.3 * float(value) - 0.1, 0.02)) for value in progress]),
+        "pixels": np.zeros((12, 1, 6, 3), np.float32),
+    }
+    texts = {"robot": "franka", "task": task, "instruction": wordings.say(wordings.WORDINGS[task][0])}
+    pictures = {camera: random.integers(0, 256, (12, 128, 128, 3), dtype=np.uint8) for camera in ("front", "wrist")}
+    (folder / task).mkdir(parents=True, exist_ok=True)
+    path = folder / task / f"{success}.npz"
+    save_demonstration(path, {**texts, "kind": "noisy" if success else "failure"}, int(success), success, arrays, pictures)
+
+
+def test_the_trainer_from_its_command_line(tmp_path: Path) -> None:
+    """With the real language model and the configuration as it is: weights that fit, a card; resumed at its end, the same weights."""
+    for task in ("pick_and_place", "push"):
+        for success in (False, True):
+            episode(tmp_path / "data", task, success)
+    folders = [f"data:={tmp_path / 'data'}", f"out:={tmp_path}", f"logs:={tmp_path}"]
+    command = [*folders, "steps:=2", "sharp_steps:=2", "batch:=1", "scene_steps:=3"]
+    train.main(command)
+    path = tmp_path / "pocket_franka.safetensors"
+    first = load_file(path)
+    assert {name: tuple(value.shape) for name, value in first.items()} == {
+        name: tuple(value.shape) for name, value in load_file(asset_path(path.name)).items()
+    }
+    card = path.with_suffix(".md").read_text()
+    assert "robot:=franka" in card and "2 steps and 2 more on what is done" in card and "from 4 simulated episodes" in card
+    path.unlink()
+    train.main([*command, "resume:=true"])
+    assert all(torch.equal(first[name], value) for name, value in load_file(path).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from reward_node.vlm import random_models
 from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, Segment, TimedVideo
 from reward_node.vlm.prefix import Branch, Prefix
+from whetstone.errors import ConfigError
 
 EXACT = 1e-4  # nat
 
@@ -32,6 +34,13 @@ def qwen_images(folder: Any) -> tuple[Any, Layout]:
     return model, QwenImages(model, video.tokenizer, video.image_processor)
 
 
+def qwen2_5(folder: Any) -> tuple[Any, Layout]:
+    from reward_node.vlm.loading import load
+
+    loaded = load(str(random_models.tiny_qwen2_5_vl(folder)), "float32", "cpu", "my.yaml", "franka")
+    return loaded.model, loaded.video
+
+
 def idefics(folder: Any) -> tuple[Any, Layout]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -39,7 +48,7 @@ def idefics(folder: Any) -> tuple[Any, Layout]:
     return model, ImageSequence(AutoProcessor.from_pretrained(folder))
 
 
-@pytest.fixture(scope="module", params=[qwen, qwen_images, idefics], ids=["qwen3_vl", "qwen3_vl_images", "idefics3"])
+@pytest.fixture(scope="module", params=[qwen, qwen_images, qwen2_5, idefics], ids=["qwen3_vl", "qwen3_vl_images", "qwen2_5_vl", "idefics3"])
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Layout]:
     make: Callable[[Any], tuple[Any, Layout]] = request.param
     return make(tmp_path_factory.mktemp("vlm"))
@@ -66,7 +75,7 @@ def from_scratch(model: Any, layout: Layout, segments: list[Segment], tokens: li
     if "video_grid_thw" in arguments:
         grid = arguments["video_grid_thw"]
         arguments["video_grid_thw"] = torch.tensor([[len(grid), *grid[0, 1:].tolist()]])
-    if model.config.model_type == "qwen3_vl":
+    if model.config.model_type in ("qwen3_vl", "qwen2_5_vl"):
         arguments["mm_token_type_ids"] = 2 * (ids == model.config.video_token_id).int() + (ids == model.config.image_token_id).int()
         model.model.rope_deltas = None
     with torch.inference_mode():
@@ -146,3 +155,12 @@ def test_segments_are_the_processor_s_own_tokens(tmp_path: Any) -> None:
     assert torch.equal(torch.cat([segment.ids for segment in segments]), whole["input_ids"][0])
     for name, value in layout.join(segments).items():
         assert torch.equal(value, whole[name]), name
+
+
+def test_positions_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    """They would be taken for plain ones, and every score would be of another prompt than the model was trained on."""
+    from reward_node.vlm.loading import _layouts, load
+
+    loaded = load(str(random_models.tiny_qwen2_5_vl(tmp_path)), "float32", "cpu", "my.yaml", "franka")
+    with pytest.raises(ConfigError, match="is a glm4v, whose positions have several axes"):
+        _layouts("glm4v", loaded.model, loaded.tokenizer, tmp_path)

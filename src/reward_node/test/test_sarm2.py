@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reward_toy import CAMERAS, PRIMITIVES, BlockEncoder, dot_image, random_frames, small_model, small_reward, small_settings
 
-from reward_node.metrics import roc_auc, value_order_correlation
+from reward_node.honesty.judging import evaluate, rows_of
+from reward_node.honesty.report import table
 from reward_node.sarm2 import SARM2Reward
 from reward_node.sarm2.configuration import LossSettings, NetworkSettings, SARM2Settings, group_of_primitives
 from reward_node.sarm2.dataset import Windows, joint_states, primitive_labels, split
-from reward_node.sarm2.evaluate import figures, score, table
 from reward_node.sarm2.losses import UNKNOWN, Labels, loss, mixture_terms
 from reward_node.sarm2.network import Scores
 from reward_node.sarm2.reward import load_weights, metadata
@@ -348,16 +348,12 @@ def test_it_learns_a_toy_task_from_frames(dots: list[Demonstration], tmp_path: P
     windows = Windows(config, BlockEncoder(), training, seed=0)
     fit(config, windows, model, 0, tmp_path)
     reward = small_reward(config, model)
-    scored = [score(reward, episode) for episode in held_out]
-    wins = [episode for episode in scored if episode.success]
-    assert np.mean([value_order_correlation(episode.values[:, 0]) for episode in wins]) > 0.9
-    said = np.array([episode.values[-3:, 1].mean() for episode in scored])
-    assert roc_auc(said, np.array([episode.success for episode in scored])) > 0.95
-    rows = figures(reward, "toy", held_out, scored, 0)
+    rows = rows_of(evaluate(reward, held_out, 20.0, 3, 0), config.success, "sarm2", "toy")
     got = {row["metric"]: row["value"] for row in rows if row["case"] == "toy/all"}
-    assert got["static_rise_max"] == 0.0 and got["static_voc"] == 0.0
+    assert got["voc_success"] > 0.9 and got["success_auc_completion"] > 0.95
+    assert got["static_gain_max"] == 0.0 and got["static_voc"] == 0.0
     assert got["voc_reversed"] < -0.8
-    assert got["wrong_instruction_false_success_rate"] == 0.0
+    assert got["wrong_task_completion"] < 0.3 and got["right_above_wrong_task"] == 1.0
     assert "| voc_success |" in table(rows)
 
 

@@ -15,9 +15,8 @@ from robot_bringup.recording import Recording
 from robot_bringup.sim.expert import Expert, Faults
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
-from whetstone.arguments import integer, parse_arguments, run
+from whetstone.arguments import counts, integer, parse_arguments, run
 from whetstone.demonstrations import FRAME_STRIDE
-from whetstone.errors import ConfigError
 from whetstone.guard import Guard
 from whetstone.profile import RobotProfile, load_profile
 from whetstone.task import TaskSpec, load_task
@@ -103,13 +102,8 @@ def make_demonstrations(robot: str, out: Path, tasks: list[str], seed: int, give
 def main(arguments: list[str]) -> None:
     given = parse_arguments(arguments, {"robot": "franka", "out": "build/demonstrations", "tasks": "", "counts": "", "seed": "500000"})
     tasks = given["tasks"].split(",") if given["tasks"] else config.available("tasks")
-    counts = {}
-    for item in given["counts"].split(",") if given["counts"] else []:
-        kind, _, count = item.partition("=")
-        if kind not in ("noisy", "failure", "habitual") or not count.isdigit():
-            raise ConfigError(f"argument counts:= wants kind=count,kind=count of noisy, failure, habitual; '{item}' is not of that form")
-        counts[kind] = int(count)
-    make_demonstrations(given["robot"], Path(given["out"]), tasks, integer(given, "seed"), counts or None)
+    kinds = counts(given, "counts", "kind", ("noisy", "failure", "habitual"))
+    make_demonstrations(given["robot"], Path(given["out"]), tasks, integer(given, "seed"), kinds or None)
 
 
 if __name__ == "__main__":

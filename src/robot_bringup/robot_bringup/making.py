@@ -48,6 +48,8 @@ STAGES: tuple[Stage, ...] = (
     Stage("reward model", "reward_node.sarm2.train", ("robot:={robot}", "data:={data}/{robot},{data}/../rollouts/{robot}", "out:={out}")),
     Stage("pocket VLM", "reward_node.pocket.train", ("robot:={robot}", "data:={data}/{robot},{data}/../rollouts/{robot}", "out:={out}")),
     Stage("its calibration", "reward_node.calibration", ("reward:=topreward", "robot:={robot}")),
+    Stage("reward model judged", "reward_node.honesty", ("reward:=sarm2", "robot:={robot}", "card:=assets/reward_{robot}.md")),
+    Stage("pocket VLM judged", "reward_node.honesty", ("reward:=topreward", "robot:={robot}", "card:=assets/pocket_{robot}.md")),
 )
 
 

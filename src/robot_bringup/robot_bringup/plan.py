@@ -20,7 +20,7 @@ from robot_bringup.completion import Completion
 from robot_bringup.schedule import Segment
 from whetstone import config
 from whetstone.assets import asset_path
-from whetstone.errors import ConfigError
+from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
 from whetstone.task import load_task
 
@@ -198,6 +198,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     for name in ("policy", "reward"):
         if name in contents:
             _check_assets(contents[name], profile.name)
+    if "reward" in contents:
+        _check_model(contents["reward"], config.show(files["reward"]))
     segments = _segments(mode, values, contents)
     realtime = mode == "sim" or values["realtime"]
     run_dir = _run_dir(values, mode)
@@ -318,6 +320,19 @@ def _check_assets(content: Mapping[str, Any], robot: str) -> None:
             asset_path(content[key].replace("{robot}", robot))
     if isinstance(content.get("inner"), str):
         _check_assets(config.load_yaml(config.find("rewards", content["inner"])), robot)
+
+
+def _check_model(content: Mapping[str, Any], source: str) -> None:
+    """Raises AssetError where a reward model of the user's own is not named or not there: better now than when every node has started."""
+    if "model" not in content or "url" in content:  # a server has its own names
+        return
+    if not content["model"]:
+        raise AssetError(
+            f"{source}: key 'model' is empty; this reward needs a model folder of your own: copy the file, set 'model' and pass "
+            "reward:=/path/of/the/copy.yaml"
+        )
+    if content["model"] != "pocket" and not Path(str(content["model"])).expanduser().is_dir():
+        raise AssetError(f"{source}: model '{content['model']}': no such folder; download the model and set 'model' to its folder")
 
 
 def _domain(value: Any) -> int:

@@ -120,6 +120,24 @@ def test_a_missing_asset_is_named_with_the_command_that_makes_it(root, arguments
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("every: 8\nmodel: null", "config/rewards/constant.yaml: key 'model' is empty; this reward needs a model folder of your own"),
+        ("every: 8\nmodel: /nowhere/qwen", "config/rewards/constant.yaml: model '/nowhere/qwen': no such folder; download the model"),
+    ],
+)
+def test_a_model_that_is_not_there_is_said_before_anything_starts(root, text, words):
+    path = root / "config" / "rewards" / "constant.yaml"
+    path.write_text(text)
+    with pytest.raises(AssetError) as caught:
+        plan("refine", GOOD)
+    assert words in str(caught.value)
+    for fine in ("model: pocket", "model: a-name\nurl: http://gpu-box:8000"):
+        path.write_text(f"every: 4\n{fine}")
+        plan("refine", GOOD)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
         ("every: [", "config/rewards/constant.yaml:1: not valid YAML"),
         ("evry: 4", "config/rewards/constant.yaml: key 'every' is missing"),
         ("every: four", "config/rewards/constant.yaml: key 'every' is 'four'; it must be an integer of at least 1"),

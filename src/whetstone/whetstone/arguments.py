@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from whetstone.config import unknown
 from whetstone.errors import ConfigError, WhetstoneError
@@ -28,6 +28,23 @@ def integer(values: dict[str, str], key: str) -> int:
         return int(values[key])
     except ValueError:
         raise ConfigError(f"argument {key}:={values[key]} is not an integer") from None
+
+
+def counts(values: dict[str, str], key: str, word: str, known: Sequence[str] = ()) -> dict[str, int]:
+    """The value of a key that wants `word`=count,word=count; empty: none. ConfigError names the item of another form or name."""
+    found = {}
+    for item in values[key].split(",") if values[key] else []:
+        name, _, count = item.partition("=")
+        if not count.isdigit() or (known and name not in known):
+            of = f" of {', '.join(known)}" if known else ""
+            raise ConfigError(f"argument {key}:= wants {word}=count,{word}=count{of}; '{item}' is not of that form")
+        found[name] = int(count)
+    return found
+
+
+def spelled(values: dict[str, str], defaults: dict[str, str], always: Sequence[str] = ()) -> str:
+    """The arguments that give these values, as a file of figures must name them: those that differ from the defaults, and `always`."""
+    return " ".join(f"{key}:={value}" for key, value in values.items() if key in always or value != defaults[key])
 
 
 def run(main: Callable[[list[str]], None]) -> None:

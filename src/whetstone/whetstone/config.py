@@ -17,7 +17,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -128,7 +128,15 @@ def show(path: str | os.PathLike[str]) -> str:
         return str(path)
 
 
-def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+class Contents(dict[str, Any]):
+    """What a YAML file holds. source: its name, so that whoever is handed the contents can say where an error is."""
+
+    def __init__(self, data: Mapping[str, Any], source: str) -> None:
+        super().__init__(data)
+        self.source = source
+
+
+def load_yaml(path: str | os.PathLike[str]) -> Contents:
     """Read one YAML file whose top level is a mapping. Raises ConfigError 'file:line: cause'."""
     source = show(path)
     try:
@@ -142,7 +150,12 @@ def load_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return parse_yaml(text, source)
 
 
-def parse_yaml(text: str, source: str) -> dict[str, Any]:
+def source_of(data: Mapping[str, Any], default: str) -> str:
+    """Name of the file that the data came from, as errors show it; default: where it came from none."""
+    return data.source if isinstance(data, Contents) else default
+
+
+def parse_yaml(text: str, source: str) -> Contents:
     """As load_yaml, from text."""
     try:
         data = yaml.load(text, Loader=_StrictLoader)
@@ -154,7 +167,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())[:200] or 'nested too deeply'}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: the top level must be 'key: value' lines, not {_kind(data)}")
-    return data
+    return Contents(data, source)
 
 
 def parse(cls: type[T], data: Any, source: str) -> T:

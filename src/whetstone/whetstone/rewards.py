@@ -21,14 +21,20 @@ KEY = "calibration_map"
 
 def load_reward(name: str, profile: RobotProfile, device: str = "cpu", *, calibrated: bool = True) -> RewardModel:
     """From config/rewards/<name>.yaml or a YAML file by path. calibrated: False leaves its map away. Raises ConfigError, AssetError."""
-    path = config.find("rewards", name)
-    settings = config.load_yaml(path)
-    return build({"plugin": name, **settings}, profile, device, config.show(path), calibrated=calibrated)
+    settings = config.load_yaml(config.find("rewards", name))
+    settings.setdefault("plugin", name)
+    return build(settings, profile, device, settings.source, calibrated=calibrated)
+
+
+def own_settings(path: Path) -> config.Contents:
+    """What the plug-in itself is told by such a file; for trainers, which need no map."""
+    found = config.load_yaml(path)
+    return config.Contents(_without_map(found), found.source)
 
 
 def build(settings: dict[str, Any], profile: RobotProfile, device: str, source: str, *, calibrated: bool = True) -> RewardModel:
     """From the contents of such a file; source: its name, for messages."""
-    rest = {key: value for key, value in settings.items() if key != KEY}
+    rest = config.Contents(_without_map(settings), source)
     named = settings.get(KEY) if calibrated else None
     if named is not None and not isinstance(named, str):
         raise ConfigError(f"{source}: key '{KEY}' must be the name of a file, not {named!r}")
@@ -46,3 +52,7 @@ def map_path(named: str, robot: str) -> Path:
     """Of a map as a configuration names it: {robot} filled in, in assets/ unless it is a path from the root."""
     path = Path(named.replace("{robot}", robot)).expanduser()
     return path if path.is_absolute() else config.root() / "assets" / path
+
+
+def _without_map(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != KEY}

@@ -22,6 +22,7 @@ class TaskSpec:
 
     instruction: what the policy and the reward model are told; may hold {fields} that the scene fills in.
     max_steps: control steps until time-out. primitives: names of the stages, in the order in which they are done.
+    also_true: tasks whose instruction may be true of this one's frames: never wrong words for them, where a reward is taught or judged.
     scene: objects and their ranges, as the simulator reads them. robots: robot name -> keys of this file that differ for it.
     """
 
@@ -30,6 +31,7 @@ class TaskSpec:
     instruction: str
     max_steps: int = field(metadata={"ge": 1})
     primitives: tuple[str, ...]
+    also_true: tuple[str, ...] = ()
     scene: dict[str, Any] = field(default_factory=dict)
     robots: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -67,3 +69,8 @@ def load_task(name: str, robot: str | None = None) -> TaskSpec:
     if "robots" in over or "name" in over:
         raise ConfigError(f"{source}: key 'robots.{robot}' cannot change 'name' or 'robots'")
     return config.parse(TaskSpec, config.merge(data, over), f"{source} (robot {robot})")
+
+
+def also_true() -> dict[str, tuple[str, ...]]:
+    """Every task of config/tasks -> the tasks of its `also_true`."""
+    return {name: load_task(name).also_true for name in config.available("tasks")}

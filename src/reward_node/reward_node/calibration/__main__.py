@@ -18,7 +18,7 @@ from reward_node.honesty.clips import clip_of
 from reward_node.honesty.playing import Played, play
 from reward_node.metrics import expected_calibration_error
 from whetstone import calibration as maps
-from whetstone.arguments import integer, parse_arguments, run
+from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.config import find, load_yaml
 from whetstone.errors import InputError
 from whetstone.profile import load_profile
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         "progress_error": _figure(float(np.nanmean(np.abs(after - progress)))),
         "completion_calibration_error_before": _figure(_error(stated, completed)),
         "completion_calibration_error": _figure(_error(mapped, completed)),
-        "command": f"whetstone calibrate reward:={name} robot:={robot} seed:={seed}",
+        "command": f"whetstone calibrate {spelled(values, ARGUMENTS, always=('reward', 'robot'))}",
     }
     maps.save(path, found, reward.provenance, robot, reward.needs.cameras, made)
     for key, value in made.items():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_node.frames import check_images
+from reward_node.frames import check_images, side_by_side
 from reward_node.gvl.reading import read
 from reward_node.gvl.settings import GVLSettings
 from reward_node.instructions import checked
@@ -22,7 +22,7 @@ from reward_node.signals import contrastive, total, uniform_window
 from reward_node.vlm.layout import Segment
 from reward_node.vlm.loading import VisionLanguageModel, load
 from reward_node.vlm.prefix import Branch, Prefix
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/gvl.yaml"
@@ -37,7 +37,8 @@ class GVLReward:
     figure: GVL has no other.
 
     offline: the scores of a frame follow from the frames after it too, so nothing may learn from them while an episode runs.
-    counters: unreadable: episodes so far whose answer did not give every picture one percentage; all their samples are invalid.
+    counters: tokens: through the model so far; unreadable: episodes whose answer did not give every picture one
+    percentage; all their samples are invalid.
     """
 
     offline = True
@@ -48,17 +49,15 @@ class GVLReward:
         self.provenance = Provenance("gvl", vlm.identity, vlm.revision, settings.dtype, words, config)
         self.needs = RewardNeeds(settings.cameras, settings.image_size, settings.every, settings.frames, vlm.memory, str(vlm.model.device))
         self.counters = {"unreadable": 0}
-        generation = getattr(vlm.model, "generation_config", None)
-        stops = (vlm.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None))
-        self._stops = [one for stop in stops for one in (stop if isinstance(stop, list) else [stop]) if one is not None]
-        self._prefix = Prefix(vlm.model, vlm.images)
+        self._prefix = Prefix(vlm.model, vlm.images, counters=self.counters)
         self.reset("", "", 0)
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> GVLReward:
         """From config/rewards/gvl.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
-        settings = parse(GVLSettings, config, _SOURCE)
-        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE, profile.name), config_hash(config))
+        source = source_of(config, _SOURCE)
+        settings = parse(GVLSettings, config, source)
+        return cls(settings, load(settings.model, settings.dtype, device, source, profile.name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """A new episode. The order in which its frames are shown follows from `seed` alone."""
@@ -77,7 +76,7 @@ class GVLReward:
             check_images(images, self.needs)
         shown = np.unique(uniform_window(len(frames), self.settings.frames))
         try:
-            shares = self._ask([self._view(frames[index]) for index in shown])
+            shares = self._ask([side_by_side(frames[index], self.needs.cameras) for index in shown])
         except _NoAnswer as error:
             return [RewardSample(stamp, valid=False, reason=str(error), window=len(shown)) for stamp in stamps]
         times = np.asarray(stamps, np.int64) - stamps[0]
@@ -104,16 +103,13 @@ class GVLReward:
         self._prefix.truncate(0)
         if np.isnan(self._prefix.extend(pieces, [Branch(len(pieces), (question,))], [0])).any():
             raise _NoAnswer("the language model gave a value that is not a number")
-        tokens = self._prefix.generate(question, self.settings.limit, self._stops)
+        tokens = self._prefix.generate(question, self.settings.limit, self._vlm.stops)
         found = read(self._vlm.tokenizer.decode(tokens), len(order))
         if found is None:
             self.counters["unreadable"] += 1
             raise _NoAnswer(f"the language model did not give each of the {len(order)} pictures one percentage")
         shares[order] = found
         return shares
-
-    def _view(self, images: dict[str, np.ndarray]) -> np.ndarray:
-        return np.concatenate([images[camera] for camera in self.needs.cameras], axis=1)
 
     def _text(self, text: str) -> Segment:
         return Segment(torch.tensor(self._vlm.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long))

@@ -8,27 +8,18 @@ on ROS.
 from __future__ import annotations
 
 import json
-import resource
-from collections.abc import Sequence
+import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
+from reward_node import card
 from reward_node.episodes import labelled
-from reward_node.honesty.clips import clip_of
-from reward_node.honesty.figures import figures
-from reward_node.honesty.playing import Played, play, play_with_controls
+from reward_node.honesty.judging import cost, evaluate, rows_of
 from reward_node.honesty.report import plot, table
-from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.signals import SuccessSettings
 from whetstone import results
-from whetstone.arguments import integer, parse_arguments, run
+from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.config import find, load_yaml, parse, show
-from whetstone.contracts import RewardModel
-from whetstone.demonstrations import Demonstration
 from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
 
@@ -42,6 +33,7 @@ ARGUMENTS = {
     "threads": "2",
     "out": "build/honesty",
     "results": "results",
+    "card": "",
     "seed": "0",
 }
 HELP = """whetstone evaluate-reward name:=value ...: whether a reward model can be trusted
@@ -54,56 +46,8 @@ HELP = """whetstone evaluate-reward name:=value ...: whether a reward model can 
   device:=cpu  threads:=2
   out:=build/honesty   folder of table and plots
   results:=results     folder of honesty-<reward>-<robot>.json
+  card:=''             the model's card, whose figures are to be replaced by these
 """
-
-
-def evaluate(
-    reward: RewardModel, episodes: Sequence[Demonstration], rate: float, compatible: dict[str, tuple[str, ...]], count: int, seed: int
-) -> list[Played]:
-    """Every episode played once; of each task `count` successes with controls, under the seed."""
-    random = np.random.default_rng(seed)
-    instructions = {episode.task: episode.instruction for episode in episodes}
-    left = dict.fromkeys(instructions, count)
-    played = []
-    for episode in tqdm(episodes, desc="clips", unit="clip", disable=None):
-        clip = clip_of(episode, reward.needs, rate)
-        if clip.success and left[clip.task]:
-            left[clip.task] -= 1
-            played.append(play_with_controls(reward, clip, instructions, compatible, random))
-        else:
-            played.append(Played(clip, play(reward, clip)))
-    return played
-
-
-def rows_of(played: Sequence[Played], success: SuccessSettings, subject: str, robot: str) -> list[dict[str, Any]]:
-    """In the results format, of every task and of all."""
-    rows = []
-    for task in [*sorted({one.clip.task for one in played}), "all"]:
-        found = figures([one for one in played if task in (one.clip.task, "all")], success)
-        rows += [
-            {"case": f"{robot}/{task}", "subject": subject, "metric": metric, "value": value, "unit": unit, "n": n}
-            for metric, (value, unit, n) in found.items()
-        ]
-    return rows
-
-
-def cost(reward: RewardModel, subject: str, robot: str, scores: int) -> list[dict[str, Any]]:
-    """Memory and tokens: of the process, of the weights, per score."""
-    found: dict[str, tuple[float, str]] = {
-        "peak_memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, "MB"),
-        "weights": (reward.needs.memory / 1e6, "MB"),
-    }
-    tokens = getattr(reward, "counters", {}).get("tokens")
-    if tokens:
-        found["tokens_per_score"] = (tokens / scores, "1")
-    if reward.needs.device.startswith("cuda"):
-        import torch
-
-        found["peak_memory"] = (torch.cuda.max_memory_allocated() / 1e6, "MB")
-    return [
-        {"case": f"{robot}/all", "subject": subject, "metric": metric, "value": float(f"{value:.4g}"), "unit": unit}
-        for metric, (value, unit) in found.items()
-    ]
 
 
 def main(arguments: list[str]) -> None:
@@ -116,16 +60,17 @@ def main(arguments: list[str]) -> None:
     source = find("rewards", values["reward"])
     name = Path(values["reward"]).stem
     success = parse(SuccessSettings, load_yaml(source).get("success", {}), f"{show(source)}: success")
-    compatible = parse(SARM2Settings, load_yaml(find("rewards", "sarm2")), "config/rewards/sarm2.yaml").compatible
+    page = Path(values["card"]) if values["card"] else None
+    if page is not None:
+        card.check(page)
     tasks = tuple(values["tasks"].split(",")) if values["tasks"] else None
     reward = load_reward(values["reward"], profile, values["device"])
     _threads(threads)
     episodes = labelled(values["data"], robot, "evaluation", tasks)
-    played = evaluate(reward, episodes, profile.rate, compatible, count, seed)
+    played = evaluate(reward, episodes, profile.rate, count, seed)
     subject = reward.provenance.model_id
-    scores = sum(len(curve.raw) for one in played for curve in (one.curve, *one.controls.values()))
-    rows = rows_of(played, success, subject, robot) + cost(reward, subject, robot, scores)
-    command = f"whetstone evaluate-reward reward:={name} robot:={robot} seed:={seed}"
+    rows = rows_of(played, success, subject, robot) + cost(reward, played, subject, robot)
+    command = f"whetstone evaluate-reward {spelled(values, ARGUMENTS, always=('reward', 'robot'))}"
     path = Path(values["results"]) / f"honesty-{name}-{robot}.json"
     results.write(path, rows, command=command)
     folder = Path(values["out"]) / f"{name}-{robot}"
@@ -133,6 +78,11 @@ def main(arguments: list[str]) -> None:
     text = table(rows)
     provenance = json.dumps(asdict(reward.provenance), indent=1)
     (folder / "report.md").write_text(f"# {name}, {robot}\n\n{text}\n\n![curves](curves.png)\n\n```json\n{provenance}\n```\n")
+    if page is not None:
+        shutil.copyfile(folder / "curves.png", page.with_suffix(".png"))
+        which = f"episodes of {values['data']}" if values["data"] else "simulated episodes of seeds that nothing was trained on"
+        heading = f"**Held-out figures** (`{command}`, {path.name}): {len(played)} {which}."
+        card.fill(page, f"{heading}\n\n{text}\n\n![curves]({page.stem}.png)")
     reasons = sorted({reason for one in played for reason in one.curve.invalid})
     print(text)
     for reason in reasons[:5]:

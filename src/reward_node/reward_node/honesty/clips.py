@@ -19,13 +19,17 @@ from whetstone.errors import InputError
 
 Frames = list[dict[str, np.ndarray]]
 
+END = 0.5
+"""Seconds at the end of a recording that show how it ended, whatever the interval between two scores. A simulated success is recorded
+for 0.6 s after it was reached."""
 _SWAPS = (("red", "blue"), ("left", "right"), ("open", "close"), ("up", "down"))
 """Words whose exchange makes an instruction another one about the same scene."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """S scored frames. stamps: ns from the first frame; progress: (S,) and completed: (S,): ground truth; success: of the episode."""
+    """S scored frames. stamps: ns from the first frame; progress: (S,) and completed: (S,): ground truth; success: of the episode; last:
+    number of scores that show its end."""
 
     task: str
     instruction: str
@@ -34,6 +38,7 @@ class Clip:
     stamps: list[int]
     progress: np.ndarray
     completed: np.ndarray
+    last: int = 1
 
 
 def clip_of(episode: Demonstration, needs: RewardNeeds, rate: float) -> Clip:
@@ -55,6 +60,7 @@ def clip_of(episode: Demonstration, needs: RewardNeeds, rate: float) -> Clip:
         [round(int(episode.frame_steps[row]) * 1e9 / rate) for row in rows],
         np.asarray(episode.progress)[rows],
         np.asarray(episode.completed, bool)[rows],
+        max(1, int((episode.frame_steps[rows] > episode.frame_steps[-1] - END * rate).sum())),
     )
 
 
@@ -87,10 +93,10 @@ def swapped(instruction: str) -> str | None:
     return None
 
 
-def other_instructions(task: str, instructions: Mapping[str, str], compatible: Mapping[str, Sequence[str]]) -> list[str]:
-    """Instructions that are certainly wrong for a task's clips. instructions: task -> its words; compatible: task -> tasks that may be
+def other_instructions(task: str, instructions: Mapping[str, str], also_true: Mapping[str, Sequence[str]]) -> list[str]:
+    """Instructions that are certainly wrong for a task's clips. instructions: task -> its words; also_true: task -> tasks that may be
     true of its clips too."""
-    excluded = (task, *compatible.get(task, ()))
+    excluded = (task, *also_true.get(task, ()))
     return sorted({words for name, words in instructions.items() if name not in excluded and words != instructions[task]})
 
 

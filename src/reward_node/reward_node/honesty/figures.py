@@ -19,8 +19,8 @@ from reward_node.signals import SuccessSettings
 Figure = tuple[float | None, str, int]
 """(value or None where there is nothing to compute it from, unit, number of what it is computed from)."""
 
-LAST = 3
-"""Scores at the end of a clip whose mean is the clip's."""
+_EXACT = 4
+"""Decimals that a score can be relied on: what a still changes beyond them is rounding, which is in some order too."""
 
 
 def figures(played: Sequence[Played], success: SuccessSettings) -> dict[str, Figure]:
@@ -38,8 +38,8 @@ def figures(played: Sequence[Played], success: SuccessSettings) -> dict[str, Fig
     found: dict[str, Figure] = {
         "voc_success": _mean([voc(one) for one in wins]),
         "voc_failure": _mean([value_order_correlation(one.curve.raw) for one in losses]),
-        "success_auc": _auc([end(one.curve.raw) for one in played], won),
-        "success_auc_completion": _auc([end(one.curve.completion) for one in played], won),
+        "success_auc": _auc([end(one.curve.raw, one) for one in played], won),
+        "success_auc_completion": _auc([end(one.curve.completion, one) for one in played], won),
         "completion_calibration_error": _calibration(completion[valid], completed[valid]),
         "progress_error": _mean(np.abs(progress - truth)[np.isfinite(progress)]),
         "false_success_rate": _mean([bad for bad, one in zip(wrong, played, strict=True) if not one.clip.success]),
@@ -62,16 +62,16 @@ def controls(played: Sequence[Played]) -> dict[str, Figure]:
         return [(one, one.controls[name]) for one in played if name in one.controls]
 
     found = {
-        "gain": _mean([gain(one.curve) for one in played]),
-        "static_gain_max": (max((abs(gain(curve)) for _, curve in of("static")), default=None), "1", len(of("static"))),
-        "static_voc": _mean([value_order_correlation(curve.raw) for _, curve in of("static")]),
-        "noisy_static_gain": _mean([gain(curve) for _, curve in of("noisy")]),
+        "gain": _mean([gain(one.curve, one) for one in played]),
+        "static_gain_max": (max((abs(gain(curve, one)) for one, curve in of("static")), default=None), "1", len(of("static"))),
+        "static_voc": _mean([value_order_correlation(curve.raw.round(_EXACT)) for _, curve in of("static")]),
+        "noisy_static_gain": _mean([gain(curve, one) for one, curve in of("noisy")]),
         "voc_reversed": _mean([value_order_correlation(curve.raw) for _, curve in of("reversed")]),
     }
     for name in ("wrong_object", "wrong_task"):
         found[f"voc_{name}"] = _mean([value_order_correlation(curve.raw) for _, curve in of(name)])
-        found[f"right_above_{name}"] = _mean([end(one.curve.raw) > end(curve.raw) for one, curve in of(name)])
-        found[f"{name}_completion"] = _mean([end(curve.completion) for _, curve in of(name)])
+        found[f"right_above_{name}"] = _mean([end(one.curve.raw, one) > end(curve.raw, one) for one, curve in of(name)])
+        found[f"{name}_completion"] = _mean([end(curve.completion, one) for one, curve in of(name)])
     return found
 
 
@@ -81,13 +81,13 @@ def voc(one: Played) -> float:
     return value_order_correlation(one.curve.raw[: done + 2])
 
 
-def end(values: np.ndarray) -> float:
-    """A clip's value: the mean of its last scores; NaN where one of them was not valid."""
-    return float(np.mean(values[-LAST:]))
+def end(values: np.ndarray, one: Played) -> float:
+    """How a clip ended: the mean of its last scores; NaN where one was not valid. values: (S,) of the clip or of a control of it."""
+    return float(np.mean(values[-one.clip.last :]))
 
 
-def gain(curve: Curve) -> float:
-    return end(curve.raw) - float(curve.raw[0])
+def gain(curve: Curve, one: Played) -> float:
+    return end(curve.raw, one) - float(curve.raw[0])
 
 
 def _all(played: Sequence[Played], column: Callable[[Played], np.ndarray]) -> np.ndarray:

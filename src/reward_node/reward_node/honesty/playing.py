@@ -14,17 +14,18 @@ import numpy as np
 from reward_node.honesty.clips import Clip, backwards, noisy_still, other_instructions, still, swapped, under
 from whetstone.contracts import RewardModel, RewardSample
 
-VALUES = ("raw", "progress", "completion")
+VALUES = ("raw", "progress", "completion", "contrastive")
 
 
 @dataclass(frozen=True)
 class Curve:
-    """raw, progress, completion: (S,) float64, NaN where a sample was not valid; seconds: (S,) of each score, empty for whole episodes;
-    invalid: reasons of samples that were not valid."""
+    """raw, progress, completion, contrastive: (S,) float64, NaN where a sample was not valid; seconds: (S,) of each score, empty for whole
+    episodes; invalid: reasons of samples that were not valid."""
 
     raw: np.ndarray
     progress: np.ndarray
     completion: np.ndarray
+    contrastive: np.ndarray
     seconds: np.ndarray
     invalid: tuple[str, ...] = ()
 
@@ -57,14 +58,14 @@ def play(reward: RewardModel, clip: Clip, *, live: bool = True) -> Curve:
 
 
 def play_with_controls(
-    reward: RewardModel, clip: Clip, instructions: Mapping[str, str], compatible: Mapping[str, Sequence[str]], random: np.random.Generator
+    reward: RewardModel, clip: Clip, instructions: Mapping[str, str], also_true: Mapping[str, Sequence[str]], random: np.random.Generator
 ) -> Played:
-    """A successful clip and all of its controls. instructions, compatible: see clips.other_instructions."""
+    """A successful clip and all of its controls. instructions, also_true: see clips.other_instructions."""
     shown = {"static": still(clip), "noisy": noisy_still(clip, random), "reversed": backwards(clip)}
     words = swapped(clip.instruction)
     if words is not None:
         shown["wrong_object"] = under(clip, words)
-    others = other_instructions(clip.task, instructions, compatible)
+    others = other_instructions(clip.task, instructions, also_true)
     if others:
         shown["wrong_task"] = under(clip, str(random.choice(others)))
     return Played(clip, play(reward, clip), {name: play(reward, one, live=False) for name, one in shown.items()})

@@ -25,7 +25,7 @@ from reward_node.vlm.answers import Answers, Judgement, judge
 from reward_node.vlm.layout import Segment
 from reward_node.vlm.loading import VisionLanguageModel, load, revision
 from reward_node.vlm.prefix import Prefix
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/lrm.yaml"
@@ -53,7 +53,8 @@ class View:
 class LRMReward:
     """process in [0, 1], completion in [0, 1], contrastive in [-1, 1] (0 without a pair).
 
-    counters: unreadable: generated answers so far that were none of the allowed ones; each counts as 0, as published.
+    counters: tokens: through the model so far; unreadable: generated answers that were none of the allowed ones; each counts as 0, as
+    published.
     """
 
     def __init__(self, settings: LRMSettings, vlm: VisionLanguageModel, config: str) -> None:
@@ -65,8 +66,6 @@ class LRMReward:
         self.needs = RewardNeeds((settings.camera,), settings.image_size, settings.every, 2, vlm.memory, str(vlm.model.device))
         self.counters = {"unreadable": 0}
         self._answers = {tuple(question.answers): Answers(vlm.tokenizer, list(question.answers)) for question in questions}
-        stops = (vlm.tokenizer.eos_token_id, vlm.model.generation_config.eos_token_id)
-        self._stops = [one for stop in stops for one in (stop if isinstance(stop, list) else [stop]) if one is not None]
         # Of single frames the episode's first stays in the cache. What an adapter makes of an image is its own, so each has a cache.
         single = [("process",), ("completion",)] if settings.adapters else [("process", "completion")]
         self._newest = [self._view(names) for names in single]
@@ -76,17 +75,22 @@ class LRMReward:
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> LRMReward:
         """From config/rewards/lrm.yaml. ConfigError where no model is named, AssetError where it or an adapter cannot be loaded."""
-        settings = parse(LRMSettings, config, _SOURCE)
-        vlm = load(settings.model, settings.dtype, device, _SOURCE, profile.name)
+        source = source_of(config, _SOURCE)
+        settings = parse(LRMSettings, config, source)
+        vlm = load(settings.model, settings.dtype, device, source, profile.name)
         if settings.adapters:
-            load_adapters(vlm.model, settings.adapters, _SOURCE)
+            load_adapters(vlm.model, settings.adapters, source)
             vlm = replace(vlm, revision=config_hash([vlm.revision, *(revision(Path(one)) for one in settings.adapters.values())]))
         return cls(settings, vlm, config_hash(config))
 
     def _view(self, names: tuple[str, ...]) -> View:
         adapter = names[0] if self.settings.adapters else None
         switch(self._vlm.model, adapter)  # the prompt's head is computed at once
-        return View(Prefix(self._vlm.model, self._vlm.images), adapter, tuple(getattr(self.settings, name) for name in names))
+        return View(
+            Prefix(self._vlm.model, self._vlm.images, counters=self.counters),
+            adapter,
+            tuple(getattr(self.settings, name) for name in names),
+        )
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. Answers are deterministic: seed and episode_id change nothing."""
@@ -163,7 +167,7 @@ class LRMReward:
         return [_answer(one, question) for one, question in zip(judge(view.prefix, images, asked), view.questions, strict=True)]
 
     def _written(self, prefix: Prefix, text: str, question: Question) -> Answer:
-        tokens = prefix.generate(self._vlm.images.question(text, ""), self.settings.limit, self._stops)
+        tokens = prefix.generate(self._vlm.images.question(text, ""), self.settings.limit, self._vlm.stops)
         value = read(self._vlm.tokenizer.decode(tokens), question.answers)
         self.counters["unreadable"] += value is None
         return Answer(value or 0.0)

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reward_node.settings import hold
 from reward_node.signals import SuccessSettings
-from reward_node.vlm.loading import Precision
+from reward_node.vlm.quantisation import Precision
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,7 @@ class Question:
     answers: dict[str, float]
 
     def __post_init__(self) -> None:
-        if "{instruction}" not in self.text:
-            raise ValueError("key 'text' must hold {instruction}")
+        hold("text", self.text)
         if len(self.answers) < 2:
             raise ValueError("key 'answers' needs two answers or more")
 

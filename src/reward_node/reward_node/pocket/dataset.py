@@ -6,9 +6,10 @@ instruction is of the newest frame. Labels are the simulator's ground truth; not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from whetstone.demonstrations import Demonstration
 from whetstone.vision import CAMERAS
 
 FALSE, TRUE = 0.02, 0.98
-UNFINISHED = 0.75
+UNFINISHED = {"broad": 0.75, "sharp": 0.5}
 """Truth of an instruction short of done: FALSE + UNFINISHED * progress; a gap below done, so that done can be told."""
+Phase = Literal["broad", "sharp"]
+"""broad: what is seen and what was asked for, all of an episode. sharp: done or nearly done, failures as often as successes, their ends."""
 
 
 @dataclass(frozen=True)
@@ -41,23 +44,29 @@ class Windows:
         encoder: Any,
         demonstrations: Sequence[Demonstration],
         scene: dict[str, float],
-        compatible: dict[str, tuple[str, ...]],
+        also_true: dict[str, tuple[str, ...]],
         frames: int,
         stride: int,
         seed: int,
     ) -> None:
         self.random = np.random.default_rng(seed)
-        self.compatible, self.frames, self.stride = compatible, frames, stride
+        self.also_true, self.frames, self.stride = also_true, frames, stride
         self.episodes = list(demonstrations)
         self.features: list[torch.Tensor] = []
         self.swapped: list[np.ndarray] = []
         for episode in tqdm(self.episodes, desc="encoding", unit="episode", leave=False):
             self.features.append(torch.from_numpy(encode(encoder, episode, CAMERAS)))
             self.swapped.append(other_cube_done(episode.task, episode.state, scene))
-        count = {task: sum(episode.task == task for episode in self.episodes) for task in WORDINGS}
         # Tasks count alike; episodes that end with the wrong cube where the right one should be are few and tell the most.
-        weight = [(3.0 if done[-1] else 1.0) / count[one.task] for one, done in zip(self.episodes, self.swapped, strict=True)]
-        self.weight = np.array(weight) / np.sum(weight)
+        self.weight: dict[Phase, np.ndarray] = {
+            "broad": self._weight([episode.task for episode in self.episodes]),
+            "sharp": self._weight([f"{episode.task} {episode.success}" for episode in self.episodes]),
+        }
+
+    def _weight(self, groups: list[str]) -> np.ndarray:
+        count = Counter(groups)
+        weight = [(3.0 if done[-1] else 1.0) / count[group] for group, done in zip(groups, self.swapped, strict=True)]
+        return np.array(weight) / np.sum(weight)
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and scale of the features, (features,) each."""
@@ -69,15 +78,16 @@ class Windows:
         state = torch.from_numpy(np.concatenate([episode.state for episode in self.episodes])).float()
         return torch.cat(self.features).float(), (state - state.mean(0)) / state.std(0).clamp_min(1e-3)
 
-    def draw(self) -> Window:
+    def draw(self, phase: Phase) -> Window:
         """A random window with two right and two wrong instructions."""
         random = self.random
-        number = int(random.choice(len(self.episodes), p=self.weight))
+        number = int(random.choice(len(self.episodes), p=self.weight[phase]))
         episode, length = self.episodes[number], len(self.features[number])
         # A policy is slower or faster than the expert.
         step = max(1, self.stride + int(random.integers(-2, 3)))
         scored = np.arange(0, length, step)
-        place = random.random() if random.random() > 0.4 else 1.0 - 0.4 * random.random()
+        late = 0.4 if phase == "broad" else 0.7
+        place = random.random() if random.random() > late else 1.0 - 0.4 * random.random()
         newest = min(int(place * len(scored)), len(scored) - 1)
         rows = scored[uniform_window(newest + 1, self.frames)]
         sort = random.random()
@@ -86,13 +96,13 @@ class Windows:
         elif sort < 0.16:
             rows = rows[::-1].copy()  # backwards: what was done is undone
         last = int(rows[-1])
-        return Window(self.features[number][rows], self._questions(number, episode, last))
+        return Window(self.features[number][rows], self._questions(number, episode, last, UNFINISHED[phase]))
 
-    def _questions(self, number: int, episode: Demonstration, frame: int) -> list[tuple[str, float]]:
+    def _questions(self, number: int, episode: Demonstration, frame: int, slope: float) -> list[tuple[str, float]]:
         random, task = self.random, episode.task
-        truth = TRUE if episode.completed[frame] else FALSE + UNFINISHED * float(episode.progress[frame])
+        truth = TRUE if episode.completed[frame] else FALSE + slope * float(episode.progress[frame])
         right = [(episode.instruction, truth), (say(str(random.choice(WORDINGS[task]))), truth)]
-        others = other_tasks(task, self.compatible)
+        others = other_tasks(task, self.also_true)
         swapped = say(WORDINGS[task][0] if random.random() < 0.5 else str(random.choice(WORDINGS[task])), "blue")
         wrong = [(swapped, TRUE if self.swapped[number][frame] else FALSE)]
         if others:

@@ -57,9 +57,14 @@ def say(wording: str, cube: str = "red") -> str:
     return wording.format(cube=cube, other=_OTHER[cube])
 
 
-def other_tasks(task: str, compatible: dict[str, tuple[str, ...]]) -> list[str]:
-    """Tasks whose instruction is certainly wrong for the frames of `task`. compatible: task -> tasks that may be true there too."""
-    return [name for name in WORDINGS if name not in (task, *compatible.get(task, ()))]
+def other_tasks(task: str, also_true: dict[str, tuple[str, ...]]) -> list[str]:
+    """Tasks whose instruction is certainly wrong for the frames of `task`. also_true: see whetstone.task."""
+    return [name for name in WORDINGS if name not in (task, *also_true.get(task, ()))]
+
+
+def position(state: np.ndarray, name: str) -> np.ndarray:
+    """(F, 3) m: where a thing is, of (F, len(STATE_NAMES))."""
+    return state[:, [STATE_NAMES.index(f"{name}_{axis}") for axis in "xyz"]]
 
 
 def other_cube_done(task: str, state: np.ndarray, scene: dict[str, float]) -> np.ndarray:
@@ -67,11 +72,7 @@ def other_cube_done(task: str, state: np.ndarray, scene: dict[str, float]) -> np
 
     state: (F, len(STATE_NAMES)); scene: sizes in m (`sim.scene` of the robot's profile). A task of several stages never does.
     """
-
-    def at(*names: str) -> list[np.ndarray]:
-        return [state[:, [STATE_NAMES.index(f"{name}_{axis}") for axis in "xyz"]] for name in names]
-
-    hand, blue, red, tray, mark = at("end_effector", "blue_cube", "red_cube", "tray", "mark")
+    hand, blue, red, tray, mark = (position(state, name) for name in ("end_effector", "blue_cube", "red_cube", "tray", "mark"))
     cube = scene["cube"]
     free = (state[:, STATE_NAMES.index("held_blue")] < 0.5) & (np.linalg.norm(hand - blue, axis=1) > cube)
     if task == "pick_and_place":

@@ -16,7 +16,7 @@ from reward_node.remote.scorer import RemoteScorer, data_url
 from reward_node.remote.served import ServedModel
 from reward_node.remote.settings import RemoteSettings
 from reward_node.topreward.reward import TOPReward
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 from whetstone.errors import ConfigError, PeerError
 
@@ -46,11 +46,12 @@ class RemoteTOPReward(TOPReward):
 
         ConfigError where the server has no such model or would close the user's turn, AssetError where it does not answer.
         """
-        settings = parse(RemoteSettings, config, _SOURCE)
-        client = Client(settings.base, _key(settings), settings.retry)
+        source = source_of(config, _SOURCE)
+        settings = parse(RemoteSettings, config, source)
+        client = Client(settings.base, _key(settings, source), settings.retry)
         height, width = settings.image_size
         grey = np.full((height, width * len(settings.cameras), 3), 128, np.uint8)
-        return cls(settings, ServedModel.reach(client, settings, data_url(grey), _SOURCE), config_hash(config))
+        return cls(settings, ServedModel.reach(client, settings, data_url(grey), source), config_hash(config))
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame, within `timeout`; invalid, with the reason, where the server does not help. InputError as TOPReward."""
@@ -65,13 +66,11 @@ class RemoteTOPReward(TOPReward):
         return [self.observe(images, stamp) for images, stamp in zip(frames, stamps, strict=True)]
 
 
-def _key(settings: RemoteSettings) -> str:
+def _key(settings: RemoteSettings, source: str) -> str:
     """The API key, which no message shows."""
     if settings.key_variable is None:
         return ""
     key = os.environ.get(settings.key_variable, "").strip()
     if not key or not key.isascii() or not key.isprintable():
-        raise ConfigError(
-            f"{_SOURCE}: the environment variable that 'key_variable' names holds no API key; export it where the node starts"
-        )
+        raise ConfigError(f"{source}: the environment variable that 'key_variable' names holds no API key; export it where the node starts")
     return key

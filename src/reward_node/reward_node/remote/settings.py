@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from reward_node.signals import ContrastiveSettings, SuccessSettings
+from reward_node.settings import ImageRewardSettings, hold
 from reward_node.topreward.settings import Calibration
 
 
@@ -27,23 +27,19 @@ class RetrySettings:
     longest: float = field(default=30.0, metadata={"gt": 0})
 
 
-@dataclass(frozen=True)
-class RemoteSettings:
+@dataclass(frozen=True, kw_only=True)
+class RemoteSettings(ImageRewardSettings):
     """url: of the server, with or without /v1; model: the name under which it serves the model; key_variable: environment variable that
     holds the server's API key, or empty; timeout: s within which a score has come or is given up, attempts and pauses included; startup:
     the same of a request at the start, where the server may still be warming up; top: likeliest tokens to ask for; check_prompt: have the
     server show a prompt at the start and refuse it where its user turn is closed.
 
-    cameras: what the model looks at, side by side in one image; image_size: (height, width) of each; every: control steps between two
-    scores; frames: in every prompt; prompt: text after them, holds {instruction}; answer, contrary: the tokens whose log-probabilities
-    are read.
+    cameras: side by side in one image; frames: in every prompt; prompt: text after them, holds {instruction}; answer, contrary: the tokens
+    whose log-probabilities are read.
     """
 
-    plugin: str
     url: str
     model: str
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
     prompt: str
     key_variable: str | None = None
     timeout: float = field(default=2.0, metadata={"gt": 0})
@@ -51,19 +47,14 @@ class RemoteSettings:
     retry: RetrySettings = field(default_factory=RetrySettings)
     top: int = field(default=20, metadata={"ge": 1})
     check_prompt: bool = True
-    every: int = field(default=8, metadata={"ge": 1})
     frames: int = field(default=8, metadata={"ge": 8})
     answer: str = " True"
     contrary: str = " False"
     calibration: Calibration = field(default_factory=Calibration)
-    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    success: SuccessSettings = field(default_factory=SuccessSettings)
 
     def __post_init__(self) -> None:
-        if not self.cameras:
-            raise ValueError("key 'cameras' is empty; name at least one")
-        if "{instruction}" not in self.prompt:
-            raise ValueError("key 'prompt' must hold {instruction}")
+        super().__post_init__()
+        hold("prompt", self.prompt)
         # Neither message repeats the value: it may be a secret.
         if self.key_variable is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
             raise ValueError("key 'key_variable' must be the name of an environment variable, not the API key itself")

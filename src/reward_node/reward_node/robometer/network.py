@@ -60,11 +60,6 @@ class RobometerNetwork(torch.nn.Module):
         self.config = body.config
 
     @property
-    def memory(self) -> int:
-        """Bytes of the weights."""
-        return sum(one.numel() * one.element_size() for part in (self.parameters(), self.buffers()) for one in part)
-
-    @property
     def device(self) -> torch.device:
         return self.model.device
 

@@ -10,22 +10,22 @@ being causal. Progress is the expectation over the progress values, success the 
 
 from __future__ import annotations
 
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images
+from reward_node.frames import check_images, side_by_side
 from reward_node.instructions import checked
 from reward_node.robometer.network import RobometerNetwork, build
 from reward_node.robometer.prompt import RobometerPrompt
 from reward_node.robometer.settings import RobometerSettings
-from reward_node.signals import contrastive, total
+from reward_node.signals import Contrast, total
 from reward_node.vlm.folder import loading, model_folder
 from reward_node.vlm.loading import revision
 from reward_node.vlm.prefix import Branch, Prefix
-from whetstone.config import config_hash, parse
+from reward_node.weight_bytes import weight_bytes
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/robometer.yaml"
@@ -39,7 +39,7 @@ class RobometerReward:
         words = config_hash(settings.prompt)
         self.provenance = Provenance("robometer", folder.name, revision(folder), settings.dtype, words, config)
         self.needs = RewardNeeds(
-            settings.cameras, settings.image_size, settings.every, settings.window.frames, network.memory, str(network.device)
+            settings.cameras, settings.image_size, settings.every, settings.window.frames, weight_bytes(network), str(network.device)
         )
         self._columns = list(range(network.bins + 2))
         self.reset("", "", 0)
@@ -47,8 +47,9 @@ class RobometerReward:
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> RobometerReward:
         """From config/rewards/robometer.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
-        settings = parse(RobometerSettings, config, _SOURCE)
-        folder = model_folder(settings.model, _SOURCE, "reward model", "Robometer-4B")
+        source = source_of(config, _SOURCE)
+        settings = parse(RobometerSettings, config, source)
+        folder = model_folder(settings.model, source, "reward model", "Robometer-4B")
         with loading(folder):
             network = build(folder, settings.dtype, device)
             prompt = RobometerPrompt.load(network, Path(settings.processor).expanduser() if settings.processor else folder)
@@ -60,19 +61,20 @@ class RobometerReward:
         self._window = self.settings.window.make()
         self._frames: dict[int, np.ndarray] = {}
         self._count = 0
-        self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self._contrast = Contrast(self.settings.contrastive)
 
     def tell(self, instruction: str) -> None:
         """Other words from the next score on, about all frames of the episode: they stand first, so all is computed again."""
         # Not str.format: an instruction may hold braces.
         self._prompt.begin(self.settings.prompt.replace("{instruction}", checked(instruction)), self.settings.window.frames)
         self._prefix = Prefix(self._network, self._prompt)
+        self.counters = self._prefix.counters
         self._held: list[int] = []  # frames in the cache, as they stand there
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame. InputError where a camera is missing or its size is another."""
         check_images(images, self.needs)
-        self._frames[self._count] = np.concatenate([images[camera] for camera in self.needs.cameras], axis=1)
+        self._frames[self._count] = side_by_side(images, self.needs.cameras)
         chosen = self._window.add(self._count)
         self._count += 1
         try:
@@ -84,8 +86,7 @@ class RobometerReward:
         except ValueError as error:
             self._held.clear()  # what is not a number stays in the cache
             return RewardSample(stamp, valid=False, reason=str(error), window=len(chosen))
-        contrast = contrastive(reading.progress, self._past[0] if self._past else None, self.settings.contrastive.dead_zone)
-        self._past.append(reading.progress)
+        contrast = self._contrast(reading.progress)
         return RewardSample(
             stamp,
             raw=reading.progress,

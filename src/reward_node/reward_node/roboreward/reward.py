@@ -15,20 +15,19 @@ probability of the highest answer. The size at which a frame is shown is the ima
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images
+from reward_node.frames import check_images, side_by_side
 from reward_node.instructions import checked
 from reward_node.roboreward.settings import RoboRewardSettings
-from reward_node.signals import contrastive, total
+from reward_node.signals import Contrast, total
 from reward_node.topreward.window import FixedWindow
 from reward_node.vlm.answers import Answers, Judgement, judge
 from reward_node.vlm.loading import VisionLanguageModel, load
 from reward_node.vlm.prefix import Prefix
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/roboreward.yaml"
@@ -47,13 +46,15 @@ class RoboRewardReward:
         self._answers = Answers(vlm.tokenizer, list(settings.answers))
         self._values = np.array(list(settings.answers.values()))
         self._prefix = Prefix(vlm.model, vlm.video)
+        self.counters = self._prefix.counters
         self.reset("", "", 0)
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> RoboRewardReward:
         """From config/rewards/roboreward.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
-        settings = parse(RoboRewardSettings, config, _SOURCE)
-        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE, profile.name), config_hash(config))
+        source = source_of(config, _SOURCE)
+        settings = parse(RoboRewardSettings, config, source)
+        return cls(settings, load(settings.model, settings.dtype, device, source, profile.name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. Scores are deterministic: seed and episode_id change nothing."""
@@ -61,7 +62,7 @@ class RoboRewardReward:
         self._window = FixedWindow(self.settings.frames)
         self._frames: dict[int, np.ndarray] = {}
         self._count = 0
-        self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self._contrast = Contrast(self.settings.contrastive)
 
     def tell(self, instruction: str) -> None:
         """Other words from the next score on, about all frames of the episode."""
@@ -72,7 +73,7 @@ class RoboRewardReward:
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the episode up to the newest frame. InputError where a camera is missing or its size is another."""
         check_images(images, self.needs)
-        self._frames[self._count] = np.concatenate([images[camera] for camera in self.needs.cameras], axis=1)
+        self._frames[self._count] = side_by_side(images, self.needs.cameras)
         chosen = self._window.add(self._count)
         self._count += 1
         shown = [self._frames[index] for index in chosen]
@@ -96,8 +97,7 @@ class RoboRewardReward:
 
     def _sample(self, stamp: int, judgement: Judgement) -> RewardSample:
         value, best = float(judgement.probabilities @ self._values), float(judgement.probabilities[self._values.argmax()])
-        contrast = contrastive(value, self._past[0] if self._past else None, self.settings.contrastive.dead_zone)
-        self._past.append(value)
+        contrast = self._contrast(value)
         return RewardSample(
             stamp,
             raw=value,

@@ -89,7 +89,6 @@ class SARM2Settings:
     primitives: what the stage estimator tells apart; "null", which means "uncertain", is one of them.
     groups: group name -> the action primitives that share one gate; each primitive belongs to exactly one group.
     encoder: "keypoints", the robot's own small one, or the keys of VisionModelSettings; features are concatenated in the order of cameras.
-    compatible: task -> tasks whose instruction may be true of its frames too, so never used as its wrong instruction.
     """
 
     plugin: str
@@ -105,7 +104,6 @@ class SARM2Settings:
     contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
     losses: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    compatible: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, names in (("cameras", self.cameras), ("primitives", self.primitives)):

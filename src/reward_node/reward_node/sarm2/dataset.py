@@ -22,7 +22,7 @@ from reward_node.sarm2.slopes import label_path, load_curve
 from reward_node.sarm2.windows import forward_window, pause, rewind
 from whetstone.demonstrations import Demonstration, load_demonstrations
 from whetstone.errors import ConfigError
-from whetstone.task import PRIMITIVES
+from whetstone.task import PRIMITIVES, also_true
 
 ENCODE_BATCH = 64
 
@@ -116,12 +116,9 @@ class Windows:
         self.start, self.length, self.stride, self.sentence = map(np.array, (start, length, stride, sentence))
         self.weight = np.array(weight) / np.sum(weight)
         # Row i: which instructions are certainly wrong for frames of instruction i.
+        known = also_true()
         self.wrong = [
-            [
-                other
-                for other, text in enumerate(self.instructions)
-                if tasks[text] not in (tasks[own], *settings.compatible.get(tasks[own], ()))
-            ]
+            [other for other, text in enumerate(self.instructions) if tasks[text] not in (tasks[own], *known.get(tasks[own], ()))]
             for own in self.instructions
         ]
 

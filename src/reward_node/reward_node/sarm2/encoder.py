@@ -6,7 +6,6 @@ code of a model's folder is run. transformers is imported when such a folder is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +29,7 @@ class Encoder(Protocol):
         """camera -> (B, height, width, 3) uint8 RGB; returns (B, feature_size) float32. InputError names the camera that does not fit."""
         ...
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 def build_encoder(settings: SARM2Settings, robot: str, source: str, device: str = "cpu") -> Encoder:

@@ -22,12 +22,14 @@ from reward_node.frames import check_images
 from reward_node.sarm2.configuration import SARM2Settings, group_of_primitives
 from reward_node.sarm2.encoder import Encoder, build_encoder
 from reward_node.sarm2.network import SARM2Network
-from reward_node.signals import contrastive, recent_window, total
+from reward_node.signals import Contrast, recent_window, total
+from reward_node.weight_bytes import weight_bytes
 from whetstone.assets import asset_path
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
 
+_SOURCE = "config/rewards/sarm2.yaml"
 Encode = Callable[[dict[str, np.ndarray]], Tensor]
 
 
@@ -82,7 +84,7 @@ class SARM2Reward:
             settings.image_size,
             settings.every,
             images=settings.network.recent + 1,
-            memory=encoder_memory + memory_of(model),
+            memory=encoder_memory + weight_bytes(model),
             device=str(next(model.parameters()).device),
         )
         self.reset("", "", 0)
@@ -90,7 +92,7 @@ class SARM2Reward:
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> SARM2Reward:
         """From config/rewards/sarm2.yaml and the weights in assets/. ConfigError or AssetError, with the fix, else."""
-        settings = parse(SARM2Settings, config, "config/rewards/sarm2.yaml")
+        settings = parse(SARM2Settings, config, source_of(config, _SOURCE))
         return cls.from_file(config, profile.name, asset_path(settings.weights.format(robot=profile.name)), device)
 
     @classmethod
@@ -98,7 +100,7 @@ class SARM2Reward:
         """As load(), with the weights at `path`."""
         from whetstone.text import TextEncoder
 
-        source = "config/rewards/sarm2.yaml"
+        source = source_of(config, _SOURCE)
         settings = parse(SARM2Settings, config, source)
         if settings.network.state_width:
             raise ConfigError(
@@ -113,14 +115,14 @@ class SARM2Reward:
         load_weights(model, path, metadata(settings, encoder.feature_size, encoder.identity))
         model.to(device)
         weights = hashlib.sha256(path.read_bytes()).hexdigest()[:6]
-        return cls(settings, model, lambda images: encode_one(encoder, images), weights, config_hash(config), memory_of(encoder))
+        return cls(settings, model, lambda images: encode_one(encoder, images), weights, config_hash(config), weight_bytes(encoder))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. The model is deterministic: seed and episode_id change nothing."""
         self.count = 0
         self.start: Tensor | None = None
         self.recent: deque[Tensor] = deque(maxlen=self.settings.network.recent)
-        self.past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self.contrast = Contrast(self.settings.contrastive)
         self.tell(instruction)
 
     def tell(self, instruction: str) -> None:
@@ -147,9 +149,7 @@ class SARM2Reward:
         window = min(self.count, self.settings.network.recent + 1)
         if not np.isfinite([progress, completion]).all():
             return RewardSample(stamp, valid=False, reason="the network gave a value that is not a number", window=window)
-        # Fewer frames than the window: against the first, which is all that "before" can be.
-        contrast = contrastive(progress, self.past[0] if self.past else None, self.settings.contrastive.dead_zone)
-        self.past.append(progress)
+        contrast = self.contrast(progress)
         return RewardSample(
             stamp,
             raw=progress,
@@ -164,11 +164,6 @@ class SARM2Reward:
     def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
         """The samples of a whole episode, by the same path as live. Call reset() first."""
         return [self.observe(images, stamp) for images, stamp in zip(frames, stamps, strict=True)]
-
-
-def memory_of(model: nn.Module | Encoder) -> int:
-    """Bytes of the weights."""
-    return sum(one.numel() * one.element_size() for one in model.parameters())
 
 
 def encode_one(encoder: Encoder, images: dict[str, np.ndarray]) -> Tensor:

@@ -1,7 +1,7 @@
 """Train SARM2 for one robot: `python -m reward_node.sarm2.train robot:=franka out:=assets`.
 
-Role: the training loop, the weights file, the model card. Writes <out>/reward_<robot>.safetensors, .md and
-results/reward-<robot>.json. One thread, a few minutes. Checkpoints and TensorBoard curves go to <logs>/reward_<robot>; interrupted, the
+Role: the training loop, the weights file, the model card, a first look at held-out episodes. Writes <out>/reward_<robot>.safetensors and
+.md. One thread, a few minutes. Checkpoints and TensorBoard curves go to <logs>/reward_<robot>; interrupted, the
 same command with resume:=true goes on. Does not depend on ROS.
 """
 
@@ -10,34 +10,40 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tqdm import tqdm
 
+from reward_node.honesty.judging import evaluate, rows_of
+from reward_node.honesty.playing import Played
+from reward_node.honesty.report import table
+from reward_node.sarm2 import card
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import Windows, load_episodes, split
 from reward_node.sarm2.encoder import build_encoder
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
 from reward_node.training import Training
-from whetstone import results
-from whetstone.arguments import integer, parse_arguments, run
-from whetstone.config import config_hash, find, load_yaml, parse, show
+from whetstone.arguments import integer, parse_arguments, run, spelled
+from whetstone.config import config_hash, find, parse, show
 from whetstone.errors import ConfigError
+from whetstone.profile import load_profile
+from whetstone.rewards import own_settings
 
 ARGUMENTS = {
     "robot": "franka",
     "data": "",
     "out": "assets",
     "reward": "sarm2",
-    "results": "results",
     "seed": "0",
     "resume": "false",
     "logs": "build/training",
 }
+CONTROLS = 3
+"""Held-out successes of a task that are played again as controls."""
 
 
 def fit(settings: SARM2Settings, windows: Windows, model: SARM2Model, seed: int, folder: Path, resume: bool = False) -> None:
@@ -84,21 +90,28 @@ def save(model: SARM2Model, bank: np.ndarray, path: Path, information: dict[str,
     os.replace(part, path)
 
 
+def control_bank(played: Sequence[Played]) -> np.ndarray:
+    """(N, 3) scores of random frames of random episodes: what the shuffled control draws from."""
+    columns = [np.concatenate([getattr(one.curve, name) for one in played]) for name in ("progress", "completion", "contrastive")]
+    bank = np.stack(columns, axis=1)
+    return bank[np.random.default_rng(0).permutation(len(bank))[:4096]]
+
+
 def main(arguments: list[str]) -> None:
-    from reward_node.sarm2.evaluate import control_bank, figures, score, table, write_card
     from whetstone.text import TextEncoder
 
     values = parse_arguments(arguments, ARGUMENTS)
     robot, seed = values["robot"], integer(values, "seed")
     if values["resume"] not in ("true", "false"):
         raise ConfigError(f"argument resume:={values['resume']} is neither true nor false")
+    profile = load_profile(robot)
     torch.set_num_threads(1)
     source = find("rewards", values["reward"])
-    config = load_yaml(source)
+    config = own_settings(source)
     settings = parse(SARM2Settings, config, show(source))
-    demonstrations = load_episodes(values["data"], robot)
+    episodes = load_episodes(values["data"], robot)
     encoder = build_encoder(settings, robot, show(source))
-    training, held_out = split(demonstrations, settings.training.held_out, seed)
+    training, held_out = split(episodes, settings.training.held_out, seed)
     print(f"{len(training)} episodes to train on, {len(held_out)} held out")
     begin = time.process_time()
     windows = Windows(settings, encoder, training, seed)
@@ -109,18 +122,15 @@ def main(arguments: list[str]) -> None:
     seconds = time.process_time() - begin
     information = metadata(settings, encoder.feature_size, encoder.identity)
     save(model, np.zeros((1, 3), np.float32), path, information)
-    if settings.network.state_width:
-        print(f"wrote {path}; it has no figures: the plug-in that would be judged gets no joint states yet")
-        return
-    reward = SARM2Reward.from_file(config, robot, path)
-    scored = [score(reward, demonstration) for demonstration in tqdm(held_out, desc="held out", unit="episode")]
-    save(model, control_bank(scored), path, information)
-    rows = figures(reward, robot, held_out, scored, seed)
-    command = f"python -m reward_node.sarm2.train robot:={robot} seed:={seed}"
-    results.write(Path(values["results"]) / f"reward-{robot}.json", rows, command=command)
-    print(table(rows))
-    write_card(path.with_suffix(".md"), robot, settings, demonstrations, held_out, rows, command, seconds)
+    command = f"python -m reward_node.sarm2.train {spelled(values, ARGUMENTS, always=('robot', 'seed'))}"
+    card.write(path.with_suffix(".md"), robot, settings, episodes, len(held_out), command, seconds)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), trained in {seconds:.0f} s")
+    if settings.network.state_width:
+        print("it has no figures: the plug-in that would be judged gets no joint states yet")
+        return
+    played = evaluate(SARM2Reward.from_file(config, robot, path), held_out, profile.rate, CONTROLS, seed)
+    save(model, control_bank(played), path, information)
+    print(table(rows_of(played, settings.success, "sarm2", robot)))
 
 
 if __name__ == "__main__":

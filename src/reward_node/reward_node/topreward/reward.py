@@ -7,26 +7,28 @@ Needs no training and no weights of ours. Does not depend on ROS.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images
+from reward_node.frames import check_images, side_by_side
 from reward_node.instructions import checked
-from reward_node.signals import contrastive, total
+from reward_node.signals import Contrast, total
 from reward_node.topreward.scorer import VideoScorer
 from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.vlm.loading import VisionLanguageModel, load
-from whetstone.config import config_hash, parse
+from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 
 _SOURCE = "config/rewards/topreward.yaml"
 
 
 class TOPReward:
-    """log p(answer | frames, prompt), mapped to progress; p(answer) against p(contrary) as completion."""
+    """log p(answer | frames, prompt), mapped to progress; p(answer) against p(contrary) as completion.
+
+    counters: tokens: through the model so far.
+    """
 
     def __init__(self, settings: TOPRewardSettings, vlm: VisionLanguageModel, config: str) -> None:
         self.settings = settings
@@ -37,13 +39,15 @@ class TOPReward:
         )
         tokens = [vlm.token(settings.answer), vlm.token(settings.contrary)]
         self.scorer = VideoScorer(vlm.model, vlm.video, settings.window, tokens)
+        self.counters = self.scorer.counters
         self.reset("", "", 0)
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> TOPReward:
         """From config/rewards/topreward.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
-        settings = parse(TOPRewardSettings, config, _SOURCE)
-        return cls(settings, load(settings.model, settings.dtype, device, _SOURCE, profile.name), config_hash(config))
+        source = source_of(config, _SOURCE)
+        settings = parse(TOPRewardSettings, config, source)
+        return cls(settings, load(settings.model, settings.dtype, device, source, profile.name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. Scores are deterministic: seed and episode_id change nothing."""
@@ -60,7 +64,7 @@ class TOPReward:
     def _begin(self, instructions: Sequence[str]) -> None:
         self.scorer.begin(self._prompts(instructions))
         self._first: int | None = None
-        self._past: deque[float] = deque(maxlen=self.settings.contrastive.window)
+        self._contrast = Contrast(self.settings.contrastive)
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame against the episode so far. InputError where the camera is missing or its size is another."""
@@ -85,17 +89,15 @@ class TOPReward:
         check_images(images, self.needs)
         if self._first is None:
             self._first = stamp
-        view = np.concatenate([images[camera] for camera in self.needs.cameras], axis=1)
-        return self.scorer.add(view, (stamp - self._first) / 1e9)
+        return self.scorer.add(side_by_side(images, self.needs.cameras), (stamp - self._first) / 1e9)
 
     def _sample(self, stamp: int, window: int, answers: np.ndarray) -> RewardSample:
         answer, contrary = (float(value) for value in answers)
         if not (math.isfinite(answer) and math.isfinite(contrary)):
             return RewardSample(stamp, valid=False, reason="the language model gave a value that is not a number", window=window)
-        calibration, settings = self.settings.calibration, self.settings.contrastive
+        calibration = self.settings.calibration
         progress = min(max((answer + calibration.offset) / calibration.scale, 0.0), 1.0)
-        contrast = contrastive(progress, self._past[0] if self._past else None, settings.dead_zone)
-        self._past.append(progress)
+        contrast = self._contrast(progress)
         # p(True) against p(False): the only figure of this model that is a probability of being done.
         completion = 1.0 / (1.0 + math.exp(min(contrary - answer, 60.0)))
         return RewardSample(

@@ -28,6 +28,7 @@ class VideoScorer:
         self._answers, self._tokens = list(answers), tokens
         self._settings = window
         self._prefix = Prefix(model, layout)
+        self.counters = self._prefix.counters
         self.begin([])
 
     def begin(self, questions: Sequence[str]) -> None:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reward_node.signals import ContrastiveSettings, SuccessSettings
+from reward_node.settings import LocalModelSettings, hold
 from reward_node.topreward.window import WindowSettings
-from reward_node.vlm.loading import Precision
 
 
 @dataclass(frozen=True)
@@ -20,32 +19,19 @@ class Calibration:
     scale: float = field(default=20.0, metadata={"gt": 0})
 
 
-@dataclass(frozen=True)
-class TOPRewardSettings:
-    """model: `pocket`, or the folder of a vision-language model that transformers loads (no download is ever tried); dtype: of its
-    weights; cameras: what it looks at, side by side in one image; image_size: of each; every: control steps between two scores;
-    window: frames that a score sees;
-    prompt: text after the frames, holds {instruction}; answer, contrary: the tokens whose log-probabilities are read.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TOPRewardSettings(LocalModelSettings):
+    """model: `pocket`, or the folder of a vision-language model; cameras: side by side in one image; window: frames that a score sees;
+    prompt: text after the frames, holds {instruction}; answer, contrary: the tokens whose log-probabilities are read."""
 
-    plugin: str
-    model: str | None
-    cameras: tuple[str, ...]
-    image_size: tuple[int, int]
     prompt: str
-    every: int = field(default=8, metadata={"ge": 1})
     window: WindowSettings = field(default_factory=WindowSettings)
     answer: str = " True"
     contrary: str = " False"
-    dtype: Precision = "bfloat16"
     calibration: Calibration = field(default_factory=Calibration)
-    contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    success: SuccessSettings = field(default_factory=SuccessSettings)
 
     def __post_init__(self) -> None:
-        if not self.cameras:
-            raise ValueError("key 'cameras' is empty; name at least one")
-        if "{instruction}" not in self.prompt:
-            raise ValueError("key 'prompt' must hold {instruction}")
+        super().__post_init__()
+        hold("prompt", self.prompt)
         if self.window.kind == "fixed" and self.window.frames < 8:
             raise ValueError("key 'window.frames' must be 8 or more where 'window.kind' is fixed: fewer hardly show what moves")

@@ -1,7 +1,6 @@
 """The folder of a local model, and what can be wrong with it.
 
-Role: one wording for a folder that is not named, is not there or holds something else, for models that loading.py does not load. Does not
-depend on torch or transformers.
+Role: one wording for a folder that is not named, is not there or holds something else. Does not depend on torch or transformers.
 """
 
 from __future__ import annotations

@@ -104,12 +104,13 @@ class TurnLayout:
 
     def __init__(self, tokenizer: Any, turn: Turn) -> None:
         self.tokenizer, self._turn = tokenizer, turn
+        self._marks = tuple(tokenizer.get_added_vocab())  # a dictionary made anew at each call
 
     def head(self) -> Segment:
         return Segment(self._tokens(self._turn.before))
 
     def question(self, text: str, answer: str | None = None) -> Segment:
-        mark = next((one for one in self.tokenizer.get_added_vocab() if one in text), None)
+        mark = next((one for one in self._marks if one in text), None)
         if mark is not None:
             raise InputError(f"'{mark}' is a control token of this model, not words; take it out of the instruction")
         closed = "" if answer is None else self._turn.reply + answer
@@ -150,10 +151,10 @@ class ImageSequence(TurnLayout):
         return join(segments, axis=1)
 
 
-class _Qwen3VL(TurnLayout):
-    """What Qwen3-VL's videos and images have in common: the image processor and M-RoPE positions, both the model's own.
+class _QwenVL(TurnLayout):
+    """What the videos and images of the Qwen-VL family have in common: the image processor and M-RoPE positions, both the model's own.
 
-    model: Qwen3VLForConditionalGeneration; image_processor: its own.
+    model: for conditional generation, of Qwen3-VL, Qwen2.5-VL or Qwen2-VL; image_processor: its own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, part: str, count: int) -> None:
@@ -180,8 +181,8 @@ class _Qwen3VL(TurnLayout):
         return inputs["pixel_values"], grid, int(grid.prod()) // self.model.config.vision_config.spatial_merge_size**2
 
 
-class QwenImages(_Qwen3VL):
-    """Qwen3-VL's images, one a patch."""
+class QwenImages(_QwenVL):
+    """Images, one a patch; of Qwen2-VL and Qwen2.5-VL too, whose videos are one block that cannot grow."""
 
     patch = 1
 
@@ -194,7 +195,7 @@ class QwenImages(_Qwen3VL):
         return Segment(self._tokens(text), {"pixel_values": pixels, "image_grid_thw": grid})
 
 
-class TimedVideo(_Qwen3VL):
+class TimedVideo(_QwenVL):
     """Qwen3-VL's video: two frames a patch, before each patch the time between them ("<0.3 seconds>").
 
     The temporal patches of the image processor are filled with two frames instead of one twice. The size of a frame so follows from the

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reward_node.vlm.folder import loading, model_folder
 from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, TimedVideo
 from reward_node.vlm.quantisation import Precision, finish, loading_arguments
-from whetstone.errors import AssetError, ConfigError
+from reward_node.weight_bytes import weight_bytes
+from whetstone.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,13 @@ class VisionLanguageModel:
     @property
     def memory(self) -> int:
         """Bytes of the weights."""
-        return sum(one.numel() * one.element_size() for part in (self.model.parameters(), self.model.buffers()) for one in part)
+        return weight_bytes(self.model)
+
+    @property
+    def stops(self) -> list[int]:
+        """Tokens that end a text: the tokenizer's and the model's own."""
+        named = (self.tokenizer.eos_token_id, getattr(getattr(self.model, "generation_config", None), "eos_token_id", None))
+        return [one for stop in named for one in (stop if isinstance(stop, list) else [stop]) if one is not None]
 
     def token(self, text: str) -> int:
         """The id of a text that is one token, leading space included; ConfigError where it is several."""
@@ -45,26 +53,15 @@ def load(folder: str | None, precision: Precision, device: str, source: str, rob
     AssetError where it cannot be loaded."""
     if folder == "pocket":
         return _pocket(robot, precision, device)
-    if not folder:
-        raise ConfigError(
-            f"{source}: key 'model' is empty; set it to the folder of a local vision-language model, for example Qwen3-VL-8B-Instruct"
-        )
-    path = Path(folder).expanduser()
-    if not (path / "config.json").is_file():
-        raise AssetError(
-            f"{source}: model '{path}' is not a model folder (no config.json); download the model and set 'model' to its folder"
-        )
+    path = model_folder(folder, source, "vision-language model", "Qwen3-VL-8B-Instruct")
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 
-    try:
+    with loading(path):
         kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
         arguments = loading_arguments(precision, device)
         model: Any = AutoModelForImageTextToText.from_pretrained(path, local_files_only=True, **arguments)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         layouts = _layouts(kind, model, tokenizer, path)
-    except (ImportError, OSError, ValueError, KeyError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise AssetError(f"model '{path}' cannot be loaded: {reason}") from error
     return VisionLanguageModel(finish(model, precision, device).eval(), tokenizer, *layouts, path.name, revision(path))
 
 
@@ -76,6 +73,13 @@ def _layouts(kind: str, model: Any, tokenizer: Any, path: Path) -> tuple[Layout,
 
         processor = Qwen2VLImageProcessorPil.from_pretrained(path, local_files_only=True)
         return TimedVideo(model, tokenizer, processor), QwenImages(model, tokenizer, processor)
+    if kind in ("qwen2_vl", "qwen2_5_vl"):
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        images = QwenImages(model, tokenizer, Qwen2VLImageProcessorPil.from_pretrained(path, local_files_only=True))
+        return images, images
+    if "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {}):
+        raise ConfigError(f"model '{path}' is a {kind}, whose positions have several axes that nobody has told us of; use one of Qwen-VL")
     from transformers import AutoProcessor
 
     layout = ImageSequence(AutoProcessor.from_pretrained(path, local_files_only=True))

@@ -45,9 +45,13 @@ class Branch:
 
 
 class Prefix:
-    """A video in a language model's cache. tokens: of branches that are asked in one pass; more take more memory, fewer more passes."""
+    """A video in a language model's cache.
 
-    def __init__(self, model: Any, layout: Layout, tokens: int = 1024) -> None:
+    tokens: of branches that are asked in one pass; more take more memory, fewer more passes. counters: its "tokens" are those that went
+    through the model so far.
+    """
+
+    def __init__(self, model: Any, layout: Layout, tokens: int = 1024, counters: dict[str, int] | None = None) -> None:
         text = model.config.get_text_config()
         kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
         if kinds != {"full_attention"}:
@@ -56,6 +60,8 @@ class Prefix:
             )
         self.model, self.layout = model, layout
         self._limit = tokens
+        self.counters = {} if counters is None else counters
+        self.counters.setdefault("tokens", 0)
         self._cache = GrowingCache(text.num_hidden_layers)
         self._places: list[Place] = []
         self.clear()
@@ -147,6 +153,7 @@ class Prefix:
         if seen is not None:
             hidden = torch.full(seen.shape, torch.finfo(dtype).min, dtype=dtype)
             mask = hidden.masked_fill(seen, 0.0)[None, None].to(self.model.device)
+        self.counters["tokens"] += sum(len(segment.ids) for segment in segments)
         keep = torch.tensor(ends, device=self.model.device) if ends else 1
         arguments = _arguments(self.model, _whole(self.layout, segments), positions)
         return self.model(attention_mask=mask, past_key_values=self._cache, use_cache=True, logits_to_keep=keep, **arguments).logits[0]

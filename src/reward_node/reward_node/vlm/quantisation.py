@@ -8,7 +8,7 @@ part of the work and the part that suffers. Depends on torch; bitsandbytes is im
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,16 +21,28 @@ Precision = Literal["float32", "bfloat16", "float16", "int8", "nf4"]
 _VISION = ("visual", "vision_model", "vision_tower", "vision", "connector", "multi_modal_projector", "projector", "mlp1")
 """What the vision towers and projectors of the known families are called."""
 
+_FAR = 16
+"""Input columns of a layer that are not rounded."""
+_TOKENS = 64
+"""Random ones, that show which columns these are."""
+
 
 class Int8Linear(nn.Module):
     """A linear layer of int8 weights, one scale per output, for CPUs: inputs (..., in) are rounded to int8 with one scale per row as they
-    come, products are summed in int32. Not for training."""
+    come, products are summed in int32. Not for training.
+
+    far: input columns that are multiplied unrounded: language models have some that are many times the rest, whose scale would leave the
+    rest no bits (LLM.int8(), arXiv 2208.07339, section 3.2). Always the same ones, where the paper looks for them anew in every batch, so
+    that a token's outputs do not depend on what else is in the pass.
+    """
 
     weight: torch.Tensor
     scale: torch.Tensor
+    far: torch.Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, far: Sequence[int] = ()) -> None:
         super().__init__()
+        self.register_buffer("far", torch.tensor(far, dtype=torch.long))
         weight = linear.weight.detach().float()
         scale = (weight.abs().amax(dim=1) / 127).clamp_min(1e-12)
         # Copied, not only transposed: of a matrix with one row torch's product takes strides for granted that a view does not have.
@@ -41,9 +53,10 @@ class Int8Linear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         rows = inputs.flatten(0, -2).float()
-        spread = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)
-        product = torch._int_mm((rows / spread).round().to(torch.int8), self.weight)
-        outputs = product.float() * spread * self.scale
+        near = rows.index_fill(1, self.far, 0.0)
+        spread = (near.abs().amax(dim=1, keepdim=True) / 127).clamp_min(1e-12)
+        product = torch._int_mm((near / spread).round().to(torch.int8), self.weight)
+        outputs = torch.addmm(product.float() * spread, rows[:, self.far], self.weight[self.far].float()) * self.scale
         if self.bias is not None:
             outputs = outputs + self.bias
         return outputs.to(inputs.dtype).unflatten(0, inputs.shape[:-1])
@@ -52,14 +65,37 @@ class Int8Linear(nn.Module):
 def quantise(model: nn.Module, keep: Iterable[str] = ("lm_head",)) -> None:
     """Replace every linear layer of a language model, in place, by Int8Linear. keep: names that stay as they are (the head's logits are
     the score itself)."""
-    kept = set(keep)
-    for name, child in list(model.named_children()):
-        if name in kept:
-            continue
-        if isinstance(child, nn.Linear):
-            setattr(model, name, Int8Linear(child))
-        else:
-            quantise(child, kept)
+    kept, reach = set(keep), _reach(model)
+    for name, columns in reach.items():
+        path, _, last = name.rpartition(".")
+        if not kept & set(name.split(".")):
+            parent = model.get_submodule(path)
+            far = columns.topk(min(_FAR, len(columns))).indices.tolist()
+            setattr(parent, last, Int8Linear(parent.get_submodule(last), far))  # type: ignore[arg-type]
+
+
+def _reach(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Name of a linear layer -> (in,) how far its input columns reach, over random tokens. Which ones stand out is the model's habit and
+    hardly depends on the text."""
+    found = {name: torch.zeros(part.in_features) for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            found[name] = torch.maximum(found[name], inputs[0].detach().float().flatten(0, -2).abs().amax(dim=0).cpu())
+
+        return hook
+
+    parts = dict(model.named_modules())
+    hooks = [parts[name].register_forward_pre_hook(watch(name)) for name in found]
+    try:
+        embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+        ids = torch.randint(embedding.num_embeddings, (1, _TOKENS), generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            model(input_ids=ids.to(embedding.weight.device), use_cache=False)
+    finally:
+        for one in hooks:
+            one.remove()
+    return found
 
 
 def loading_arguments(precision: Precision, device: str) -> dict[str, Any]:
@@ -124,7 +160,7 @@ def _language(model: Any) -> nn.Module:
 
 
 def _try(model: Any, precision: str, device: str) -> None:
-    """One product by each kind of quantised layer. Its own dequantised weights say what must come out."""
+    """One product by a quantised layer: AssetError where there is none, it does not run or it gives what are no numbers."""
     layer = next((one for one in model.modules() if type(one).__module__.startswith("bitsandbytes")), None)
     if layer is None:
         raise AssetError(f"dtype: {precision} left every layer as it was: this model's layers are not of the kind that bitsandbytes knows")

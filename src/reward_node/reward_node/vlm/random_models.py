@@ -166,6 +166,42 @@ def tiny_qwen3_vl(folder: Path) -> Path:
     return folder
 
 
+def tiny_qwen2_5_vl(folder: Path) -> Path:
+    """A tiny Qwen2.5-VL saved into `folder`: frames of 56x56 pixels, 4 visual tokens each."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    fast = tokenizer(_VIDEO_MARKS, "<|im_end|>", _VIDEO_TEMPLATE)
+    ids, edges = fast.get_vocab(), {"shortest_edge": 56**2, "longest_edge": 56**2}
+    config = Qwen2_5_VLConfig(
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "fullatt_block_indexes": [1],
+        },
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": len(fast),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]},
+        },
+    )
+    Qwen2VLImageProcessorPil(size=edges).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    _random(Qwen2_5_VLForConditionalGeneration, config, "cpu", "float32", 5.0).save_pretrained(folder)
+    return folder
+
+
 def _random(kind: Any, config: Any, device: str, dtype: str, gain: float) -> Any:
     import torch
 
