@@ -92,7 +92,7 @@ def write_dots(directory: Path, count: int) -> None:
         end = random.uniform(0.3, 0.6) if fails else 1.0
         place = np.minimum(np.linspace(0, random.uniform(1.1, 1.3), frames), end)
         image = np.stack([dot_image(value, colour) for value in place])
-        task, name = (("reach", "red"), ("push", "green"))[colour]
+        task, name = (("stack", "red"), ("pick_and_place", "green"))[colour]  # neither may be true of the other
         steps = np.arange(frames) * 2
         joints = np.stack([place.repeat(2), np.zeros(2 * frames)], axis=1).astype(np.float32)
         save_demonstration(

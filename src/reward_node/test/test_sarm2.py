@@ -353,7 +353,7 @@ def test_it_learns_a_toy_task_from_frames(dots: list[Demonstration], tmp_path: P
     assert got["voc_success"] > 0.9 and got["success_auc_completion"] > 0.95
     assert got["static_gain_max"] == 0.0 and got["static_voc"] == 0.0
     assert got["voc_reversed"] < -0.8
-    assert got["wrong_task_completion"] < 0.3 and got["right_above_wrong_task"] == 1.0
+    assert got["wrong_task_completion"] < config.success.threshold and got["right_above_wrong_task"] == 1.0
     assert "| voc_success |" in table(rows)
 
 
