@@ -36,7 +36,7 @@ ARGUMENTS = {
     "reward": "topreward",
     "scene_steps": "2000",
     "steps": "500",
-    "sharp_steps": "250",
+    "sharp_steps": "0",
     "batch": "8",
     "threads": "1",
     "seed": "0",
