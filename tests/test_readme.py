@@ -47,7 +47,8 @@ def test_reward_models():
         name = f"honesty-{reward}-{robot}.json"
         values = {row["metric"]: row["value"] for row in rows(name) if row["case"] == f"{robot}/all"}
         for words, metric in REWARD_METRICS.items():
-            assert float(shown[words][column]) == pytest.approx(values[metric], rel=0.01, abs=0.0005), f"{name}: {words}"
+            error = 0.05 if metric == "scores_per_second" else 0.0005
+            assert float(shown[words][column]) == pytest.approx(values[metric], abs=error), f"{name}: {words}"
 
 
 def test_demo():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 
 from reward_node.vlm import loading, random_models
 from reward_node.vlm.layout import Segment, TimedVideo
@@ -83,8 +84,6 @@ class Measured:
 
 def measure(case: Case) -> Measured:
     """In a process of its own: a model with random weights scores a random clip behind every patch."""
-    import torch
-
     torch.set_num_threads(case.threads)
     settings = load_yaml(find("rewards", "topreward_qwen3_vl"))
     text = settings["prompt"].replace("{instruction}", "put the red cube into the tray")
@@ -159,8 +158,6 @@ def _model(case: Case, text: str) -> tuple[Any, TimedVideo, Any]:
 
 def whole_prompt(model: Any, layout: TimedVideo, segments: list[Segment], answer: int) -> float:
     """log p of the answer, nat, as LeRobot's TOPReward asks for it."""
-    import torch
-
     whole = Segment(torch.cat([*(segment.ids for segment in segments), torch.tensor([answer])]), layout.join(segments))
     inputs = {name: value.to(model.device) for name, value in {"input_ids": whole.ids[None], **whole.visual}.items()}
     positions = layout.positions(whole, 0)[:, None].to(model.device)
@@ -175,8 +172,6 @@ def _memory(device: str, word: str) -> int:
     if device == "cpu":
         line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(word))
         return int(line.split()[1]) * 1024
-    import torch
-
     return torch.cuda.memory_allocated() if word == "VmRSS" else torch.cuda.max_memory_allocated()
 
 
@@ -185,8 +180,6 @@ def _forget_peak(device: str) -> None:
     if device == "cpu":
         Path("/proc/self/clear_refs").write_text("5")  # proc(5)
         return
-    import torch
-
     torch.cuda.reset_peak_memory_stats()
 
 
@@ -214,9 +207,6 @@ def rows(model: str, frames: int, where: str, found: dict[str, Measured]) -> lis
 
 
 def main(arguments: list[str]) -> None:
-    if any(word in ("-h", "--help") for word in arguments):
-        print(HELP, end="")
-        return
     values = parse_arguments(arguments, ARGUMENTS)
     models = values["models"].split(",")
     for name in models:
@@ -252,4 +242,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, HELP)

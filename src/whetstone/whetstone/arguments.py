@@ -47,8 +47,11 @@ def spelled(values: dict[str, str], defaults: dict[str, str], always: Sequence[s
     return " ".join(f"{key}:={value}" for key, value in values.items() if key in always or value != defaults[key])
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Call main with the command line; an error of ours is one line and exit status 2."""
+def run(main: Callable[[list[str]], None], help: str = "") -> None:
+    """Call main with the command line; an error of ours is one line and exit status 2. help: what -h and --help print instead."""
+    if help and any(word in ("-h", "--help") for word in sys.argv[1:]):
+        print(help, end="")
+        return
     try:
         main(sys.argv[1:])
     except WhetstoneError as error:

@@ -37,9 +37,6 @@ HELP = """whetstone calibrate name:=value ...: fit the map from a reward model's
 
 
 def main(arguments: list[str]) -> None:
-    if any(word in ("-h", "--help") for word in arguments):
-        print(HELP, end="")
-        return
     values = parse_arguments(arguments, ARGUMENTS)
     robot, seed = values["robot"], integer(values, "seed")
     profile = load_profile(robot)
@@ -102,4 +99,4 @@ def _figure(value: float) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, HELP)

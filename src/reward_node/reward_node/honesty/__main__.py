@@ -51,9 +51,6 @@ HELP = """whetstone evaluate-reward name:=value ...: whether a reward model can 
 
 
 def main(arguments: list[str]) -> None:
-    if any(word in ("-h", "--help") for word in arguments):
-        print(HELP, end="")
-        return
     values = parse_arguments(arguments, ARGUMENTS)
     robot, count, seed, threads = values["robot"], integer(values, "controls"), integer(values, "seed"), integer(values, "threads")
     profile = load_profile(robot)
@@ -98,4 +95,4 @@ def _threads(count: int) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, HELP)

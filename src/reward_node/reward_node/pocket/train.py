@@ -18,6 +18,7 @@ from tqdm import tqdm
 from reward_node import card
 from reward_node.pocket.dataset import Phase, Window, Windows
 from reward_node.pocket.model import PLACE, PocketFrames, PocketVLM, ProjectorSize, assemble, save
+from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import load_episodes, split
 from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.training import Training
@@ -43,8 +44,6 @@ ARGUMENTS = {
     "resume": "false",
     "logs": "build/training",
 }
-HELD_OUT = 0.15
-"""Share of the episodes that is not trained on: the same ones as SARM2's."""
 RATE = 1e-3
 NOISE = 0.3
 """On the features, in standard deviations: the episodes are few, and their features nearly noiseless."""
@@ -121,10 +120,13 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(integer(values, "threads"))
     source = find("rewards", values["reward"])
     settings = parse(TOPRewardSettings, own_settings(source), show(source))
+    sarm2 = parse(
+        SARM2Settings, own_settings(find("rewards", "sarm2")), "config/rewards/sarm2.yaml"
+    )  # whose held-out episodes are kept out here too
     begin = time.time()
     torch.manual_seed(seed)
     model, tokenizer = assemble(robot, ProjectorSize())
-    training, held_out = split(load_episodes(values["data"], robot), HELD_OUT, seed)
+    training, held_out = split(load_episodes(values["data"], robot), sarm2.training.held_out, seed)
     profile = load_profile(robot)
     if profile.sim is None:
         raise ConfigError(f"robot '{robot}' has no 'sim': the sizes of the scene's objects, which the labels need, stand there")

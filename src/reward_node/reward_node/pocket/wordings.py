@@ -62,17 +62,16 @@ def other_tasks(task: str, also_true: dict[str, tuple[str, ...]]) -> list[str]:
     return [name for name in WORDINGS if name not in (task, *also_true.get(task, ()))]
 
 
-def position(state: np.ndarray, name: str) -> np.ndarray:
-    """(F, 3) m: where a thing is, of (F, len(STATE_NAMES))."""
-    return state[:, [STATE_NAMES.index(f"{name}_{axis}") for axis in "xyz"]]
-
-
 def other_cube_done(task: str, state: np.ndarray, scene: dict[str, float]) -> np.ndarray:
     """(F,) bool: whether the task holds of the blue cube instead of the red one (an expert that took the wrong cube).
 
     state: (F, len(STATE_NAMES)); scene: sizes in m (`sim.scene` of the robot's profile). A task of several stages never does.
     """
-    hand, blue, red, tray, mark = (position(state, name) for name in ("end_effector", "blue_cube", "red_cube", "tray", "mark"))
+
+    def at(*names: str) -> list[np.ndarray]:
+        return [state[:, [STATE_NAMES.index(f"{name}_{axis}") for axis in "xyz"]] for name in names]
+
+    hand, blue, red, tray, mark = at("end_effector", "blue_cube", "red_cube", "tray", "mark")
     cube = scene["cube"]
     free = (state[:, STATE_NAMES.index("held_blue")] < 0.5) & (np.linalg.norm(hand - blue, axis=1) > cube)
     if task == "pick_and_place":
