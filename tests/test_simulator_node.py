@@ -170,6 +170,14 @@ def test_waits_for_the_reward_of_the_scored_frame_before(driver) -> None:
     assert "no reward from the reward node for the frame of step 4" in sim.graph.log("simulator")
 
 
+def test_an_evaluation_waits_for_no_reward(driver) -> None:
+    sim = driver(wait_for_reward=True, reward_every=2)
+    start = sim.begin(mode=Episode.MODE_EVALUATE)
+    home = sim.positions()[: len(PROFILE.joints)]
+    for step in range(5):
+        sim.step(start + step * PERIOD, home)
+
+
 def test_missing_policy_is_named(driver) -> None:
     sim = driver(deadline=1.5)
     sim.begin()

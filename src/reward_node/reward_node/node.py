@@ -34,6 +34,7 @@ class Parameters:
     deadline: s until a missing camera ends the process; patience: s after which, in real time, a frame set that lacks a
     camera is published as invalid (in lockstep nothing is lost, so it is waited for until the deadline);
     device: for the model, as torch names it; image_transport: compressed listens to <topic>/compressed, as image_transport has it.
+    Episodes of evaluations are not scored: the evaluator judges them, and a slow model would only hold them up.
     """
 
     robot: str
@@ -205,7 +206,8 @@ class RewardNode(WhetstoneNode[Parameters]):
             # A simulator that waits says its frame again: perhaps it is the score that it missed.
             self.rewards.publish(self.last)
         self.newest[camera] = stamp
-        if index < 0 or index % self.model.needs.every or index <= self.done:
+        due = episode.mode != Episode.MODE_EVALUATE and index % self.model.needs.every == 0
+        if not due or index < 0 or index <= self.done:
             self.counters["not_due"] += 1
             return
         frames = self.pending.setdefault(index, FrameSet())

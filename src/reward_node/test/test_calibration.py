@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -134,6 +134,22 @@ def test_a_configuration_names_its_map(tmp_path: Path) -> None:
         build({**data, "calibration_map": 3}, PROFILE, "cpu", "the test")
     with pytest.raises(ConfigError, match="goes with 'signal: held' only"):
         build({**data, "signal": "increments"}, PROFILE, "cpu", "the test")
+
+
+def test_other_words_reach_a_model_behind_a_map() -> None:
+    """The node asks for `tell`: a model that has it keeps what it saw, one that lacks it is reset."""
+
+    class Listener:
+        provenance, needs = MADE_FOR, None
+        heard: ClassVar[list[str]] = []
+
+        def tell(self, instruction: str) -> None:
+            self.heard.append(instruction)
+
+    listener: Any = Listener()
+    CalibratedReward(listener, MAP, "map.json").tell("stack")
+    assert listener.heard == ["stack"]
+    assert not hasattr(CalibratedReward(build(CONSTANT, PROFILE, "cpu", "the test"), MAP, "map.json"), "tell")
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -93,8 +93,15 @@ class Bench:
 
         self.until(answered, "reward of a first frame")
 
-    def episode(self, phase: int, name: str = "train-000-0000", start: int = START, instruction: str = "touch") -> None:
-        message = Episode(episode_id=name, instruction=instruction, phase=phase, seed=3, max_steps=100, start=to_stamp(start))
+    def episode(
+        self,
+        phase: int,
+        name: str = "train-000-0000",
+        start: int = START,
+        instruction: str = "touch",
+        mode: int = Episode.MODE_TRAIN,
+    ) -> None:
+        message = Episode(episode_id=name, instruction=instruction, phase=phase, seed=3, max_steps=100, start=to_stamp(start), mode=mode)
         self.episodes.publish(message)
 
     def tell(self, instruction: str) -> None:
@@ -200,6 +207,22 @@ def test_scores_due_frames_with_their_stamps(bench: Callable[..., Bench]) -> Non
     node.frame(0, later)
     node.until(lambda: node.rewards[-1].episode_id == "train-000-0001", "reward of the second episode")
     assert to_ns(node.rewards[-1].header.stamp) == later
+
+
+def test_an_evaluation_is_not_scored(bench: Callable[..., Bench]) -> None:
+    node = bench()
+    node.start()
+    node.episode(Episode.PHASE_RUNNING, "base_greedy-0000", mode=Episode.MODE_EVALUATE)
+    node.settle()
+    for index in range(0, 12, 4):
+        node.frame(index)
+    node.settle()
+    node.episode(Episode.PHASE_ENDED, "base_greedy-0000", mode=Episode.MODE_EVALUATE)
+    later = START + 1000 * PERIOD
+    node.episode(Episode.PHASE_RUNNING, start=later)
+    node.frame(0, later)
+    node.until(lambda: node.rewards, "reward of a training episode")
+    assert [reward.episode_id for reward in node.rewards] == ["train-000-0000"]
 
 
 def test_a_bad_image_is_invalid_and_the_node_lives(bench: Callable[..., Bench]) -> None:

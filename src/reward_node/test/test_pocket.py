@@ -154,7 +154,20 @@ def test_the_trainer_from_its_command_line(tmp_path: Path) -> None:
         name: tuple(value.shape) for name, value in load_file(asset_path(path.name)).items()
     }
     card = path.with_suffix(".md").read_text()
-    assert "robot:=franka" in card and "2 steps and 2 more on what is done" in card and "from 4 simulated episodes" in card
+    assert (
+        "robot:=franka" in card
+        and "2 steps of 1 windows" in card
+        and "and 2 of 1 with one each" in card
+        and "from 4 simulated episodes" in card
+    )
     path.unlink()
     train.main([*command, "resume:=true"])
     assert all(torch.equal(first[name], value) for name, value in load_file(path).items())
+    # On from there: what a projector knows stays, nothing of it is learnt anew.
+    start = path.rename(tmp_path / "start.safetensors")
+    train.main([*folders, f"start:={start}", "steps:=0", "sharp_steps:=1", "batch:=1"])
+    on = load_file(path)
+    assert torch.equal(on["mean"], first["mean"]) and not torch.equal(on["leave.weight"], first["leave.weight"])
+    assert float((on["leave.weight"] - first["leave.weight"]).abs().max()) < 0.01
+    with pytest.raises(AssetError, match=r"absent.safetensors: not a projector"):
+        train.main([*folders, f"start:={tmp_path / 'absent.safetensors'}"])

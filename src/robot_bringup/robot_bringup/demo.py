@@ -73,8 +73,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
     ended = run(chosen.plan, console)
     if ended.code == 0:
         rows = figures.rows(run_dir, control=chosen.control)
-        command = "make demo-study" if given.get("results") else "make demo"
-        results.merge(chosen.results, rows, command=command, configurations={chosen.name: configuration})
+        results.merge(chosen.results, rows, command=_spelled("whetstone demo", given), configurations={chosen.name: configuration})
         console.print(table(rows, chosen.name))
         console.print(f"results: {chosen.results}", highlight=False, soft_wrap=True)
     if (run_dir / records.EPISODES).exists():
@@ -122,11 +121,15 @@ def study(given: Mapping[str, str], console: Console) -> int:
                     console.print(f"{chosen.name}: there already", highlight=False)
                 else:
                     waiting.append((chosen.name, one))
-    return _run_cases(waiting, own["jobs"], base_domain, console)
+    if waiting:
+        _run_cases(waiting, own["jobs"], base_domain, console)
+        # Each case has named its own command.
+        results.merge(Path(own["results"]), [], command=_spelled("whetstone demo-study", given), configurations={})
+    return 0
 
 
-def _run_cases(waiting: list[tuple[str, dict[str, str]]], jobs: int, base_domain: int, console: Console) -> int:
-    """Each case in its own process on its own domain; a failed case does not stop the others."""
+def _run_cases(waiting: list[tuple[str, dict[str, str]]], jobs: int, base_domain: int, console: Console) -> None:
+    """Each case in its own process on its own domain; a failed case does not stop the others. RunEnded names those that failed."""
     running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
     failed = []
     try:
@@ -148,13 +151,17 @@ def _run_cases(waiting: list[tuple[str, dict[str, str]]], jobs: int, base_domain
             process.wait()
     if failed:
         raise RunEnded(f"{len(failed)} of the study's cases failed: {', '.join(failed)}")
-    return 0
 
 
 def _start(given: Mapping[str, str], domain: int, *, quiet: bool) -> subprocess.Popen[bytes]:
     words = [f"{name}:={value}" for name, value in given.items()] + [f"domain_id:={domain}"]
     output = subprocess.DEVNULL if quiet else None
     return subprocess.Popen([sys.executable, "-m", "robot_bringup.cli", "demo", *words], stdout=output, env=os.environ)
+
+
+def _spelled(command: str, given: Mapping[str, str]) -> str:
+    """The command with its arguments, as a file of figures must name it."""
+    return " ".join([command, *(f"{name}:={value}" for name, value in given.items())])
 
 
 def _split(given: Mapping[str, str], own: tuple[Argument, ...]) -> tuple[dict[str, str], dict[str, Any]]:

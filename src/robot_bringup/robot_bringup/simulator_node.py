@@ -281,7 +281,8 @@ class SimulatorNode(WhetstoneNode[Parameters]):
 
     def _missing_reward(self) -> bool:
         every = self.parameters.reward_every
-        if not self.parameters.wait_for_reward or self._index < every or self._index % every:
+        judged = self._episode is not None and self._episode.mode == Episode.MODE_EVALUATE  # by the evaluator: nothing is scored
+        if not self.parameters.wait_for_reward or judged or self._index < every or self._index % every:
             return False
         return self._rewarded < self._start + (self._index - every) * self._period
 

@@ -131,6 +131,8 @@ def test_study_runs_every_case_once_and_resumes(root, started, tmp_path):
     to = console()
     assert demo.study(words, to) == 0
     assert started.calls == [] and said(to).count("there already") == 8
+    command = jsonfile.read(tmp_path / "demo.json")["command"]
+    assert command.startswith("whetstone demo-study ") and "seeds:=0,1" in command
     assert demo.study({**words, "iterations": "2"}, console()) == 0  # another configuration
     assert len(started.calls) == 8
 
@@ -195,5 +197,6 @@ def test_assets_are_made_in_order_for_each_robot(root, tmp_path, monkeypatch):
 
 def test_results_name_their_command(root, run, tmp_path):
     demo.demo({**GOOD, "run_dir": str(tmp_path / "run")}, console())
-    assert jsonfile.read(tmp_path / "run" / "results.json")["command"] == "make demo"
+    expected = " ".join(["whetstone demo", *(f"{name}:={value}" for name, value in GOOD.items()), f"run_dir:={tmp_path / 'run'}"])
+    assert jsonfile.read(tmp_path / "run" / "results.json")["command"] == expected
     assert figures.case_of(run.plans[0].arguments) == "franka/pick_and_place/seed0"

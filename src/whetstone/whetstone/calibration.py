@@ -80,6 +80,8 @@ class CalibratedReward:
         self.provenance = replace(inner.provenance, config=config_hash([inner.provenance.config, name, calibration.knots.tolist()]))
         self.needs = inner.needs
         self.offline = getattr(inner, "offline", False)
+        if (tell := getattr(inner, "tell", None)) is not None:  # whoever lacks it is told other words by a reset
+            self.tell = tell
 
     @property
     def counters(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Windows:
         return torch.cat(self.features).float(), (state - state.mean(0)) / state.std(0).clamp_min(1e-3)
 
     def draw(self, phase: Phase) -> Window:
-        """A random window with two right and two wrong instructions."""
+        """A random window with two right and two wrong instructions; in the sharp phase, which needs windows more than words, one each."""
         random = self.random
         number = int(random.choice(len(self.episodes), p=self.weight[phase]))
         episode, length = self.episodes[number], len(self.features[number])
@@ -95,8 +95,10 @@ class Windows:
             rows = np.full_like(rows, rows[-1])  # a still, of any time: what is there counts, not that time passed
         elif sort < 0.16:
             rows = rows[::-1].copy()  # backwards: what was done is undone
-        last = int(rows[-1])
-        return Window(self.features[number][rows], self._questions(number, episode, last, UNFINISHED[phase]))
+        questions = self._questions(number, episode, int(rows[-1]), UNFINISHED[phase])
+        if phase == "sharp":
+            questions = [questions[int(random.integers(2))], questions[2 + int(random.integers(2))]]
+        return Window(self.features[number][rows], questions)
 
     def _questions(self, number: int, episode: Demonstration, frame: int, slope: float) -> list[tuple[str, float]]:
         random, task = self.random, episode.task

@@ -147,6 +147,12 @@ def assemble(robot: str, size: ProjectorSize) -> tuple[PocketVLM, Any]:
 def load(robot: str) -> tuple[PocketVLM, Any, PocketFrames, Path]:
     """(model, tokenizer, layout, path of the projector), of assets/pocket_<robot>.safetensors. AssetError, with the fix."""
     path = asset_path(f"pocket_{robot}.safetensors")
+    model, tokenizer = load_from(path, robot)
+    return model.requires_grad_(False), tokenizer, PocketFrames(tokenizer, model.projector.size.tokens), path
+
+
+def load_from(path: Path, robot: str) -> tuple[PocketVLM, Any]:
+    """(model with the projector of a file, tokenizer), as assemble(). AssetError where it is none, or was made with other parts."""
     try:
         with safe_open(path, framework="pt") as file:
             information = file.metadata() or {}
@@ -159,7 +165,7 @@ def load(robot: str) -> tuple[PocketVLM, Any, PocketFrames, Path]:
     for part, here in (("vision", model.vision.identity), ("language", language.IDENTITY)):
         if information.get(part) != here:
             raise AssetError(f"{path}: made with another {part} model ({information.get(part)}, here {here}); run `make assets`")
-    return model.requires_grad_(False), tokenizer, PocketFrames(tokenizer, size.tokens), path
+    return model, tokenizer
 
 
 def save(model: PocketVLM, path: Path) -> None:

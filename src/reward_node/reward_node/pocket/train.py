@@ -1,8 +1,9 @@
 """Train the pocket VLM's projector for one robot: `python -m reward_node.pocket.train robot:=franka out:=assets`.
 
 Role: the training loop and the projector's file. First the trunk learns to know the scene (a minute), then trunk and projector learn
-through the frozen language model to make it say True or False, first broadly, then done against nearly done. Interrupted, the same
-command with resume:=true goes on. Does not depend on ROS.
+through the frozen language model to make it say True or False, first broadly, then done against nearly done. start:= takes a projector
+that has been through a part of that: with steps:=0 only the last phase is left. Interrupted, the same command with resume:=true goes on.
+Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from reward_node import card
 from reward_node.pocket.dataset import Phase, Window, Windows
-from reward_node.pocket.model import PLACE, PocketFrames, PocketVLM, ProjectorSize, assemble, save
+from reward_node.pocket.model import PLACE, PocketFrames, PocketVLM, ProjectorSize, assemble, load_from, save
 from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import load_episodes, split
 from reward_node.topreward.settings import TOPRewardSettings
@@ -37,8 +38,9 @@ ARGUMENTS = {
     "reward": "topreward",
     "scene_steps": "2000",
     "steps": "500",
-    "sharp_steps": "0",
+    "sharp_steps": "350",
     "batch": "8",
+    "start": "",
     "threads": "1",
     "seed": "0",
     "resume": "false",
@@ -125,7 +127,8 @@ def main(arguments: list[str]) -> None:
     )  # whose held-out episodes are kept out here too
     begin = time.time()
     torch.manual_seed(seed)
-    model, tokenizer = assemble(robot, ProjectorSize())
+    start = values["start"]
+    model, tokenizer = load_from(Path(start), robot) if start else assemble(robot, ProjectorSize())
     training, held_out = split(load_episodes(values["data"], robot), sarm2.training.held_out, seed)
     profile = load_profile(robot)
     if profile.sim is None:
@@ -135,12 +138,13 @@ def main(arguments: list[str]) -> None:
     print(f"{len(training)} episodes to train on, {len(held_out)} held out")
     projector = model.projector
     mean, spread = windows.statistics()
-    projector.mean.copy_(mean)
-    projector.scale.copy_(spread)
+    if not start:
+        projector.mean.copy_(mean)
+        projector.scale.copy_(spread)
     for name, part in model.named_parameters():
         part.requires_grad_(name.startswith("projector."))
     resume = values["resume"] == "true"
-    if not resume:  # else the checkpoint knows it
+    if not resume and not start:  # else it is known
         error = know_the_scene(model, windows, integer(values, "scene_steps"), seed)
         print(f"scene: mean squared error {error:.3f} of the variance")
     layout = PocketFrames(tokenizer, projector.size.tokens)
@@ -148,14 +152,15 @@ def main(arguments: list[str]) -> None:
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(projector.parameters(), lr=RATE, weight_decay=0.01)
     folder, sources = Path(values["logs"]) / f"pocket_{robot}", [windows.random, generator]
-    fingerprint = config_hash([settings, steps, sharp, batch, seed, [str(episode.path.name) for episode in windows.episodes]])
+    fingerprint = config_hash([settings, steps, sharp, batch, seed, start, [str(episode.path.name) for episode in windows.episodes]])
     loop = Training(folder, projector, optimiser, steps + sharp, resume, sources, fingerprint=fingerprint)
     for step in loop:
         phase, rate = phase_at(step, steps, sharp)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        drawn = [windows.draw(phase) for _ in range(batch)]
-        noise = torch.randn(batch * settings.window.frames, len(spread), generator=generator) * spread * NOISE
+        # In the sharp phase a window has half the questions: more of them for the same price.
+        drawn = [windows.draw(phase) for _ in range(batch if phase == "broad" else batch * 3 // 2)]
+        noise = torch.randn(len(drawn) * settings.window.frames, len(spread), generator=generator) * spread * NOISE
         truth = torch.tensor([[value for _, value in one.questions] for one in drawn])
         found = answers(model, layout, settings.prompt, drawn, tokens, noise)
         value = -(truth * found[..., 0] + (1 - truth) * found[..., 1]).mean()
@@ -166,7 +171,8 @@ def main(arguments: list[str]) -> None:
         optimiser.step()
         with torch.no_grad():
             belief = torch.sigmoid(found[..., 0] - found[..., 1])
-            right, wrong = belief[:, :2][truth[:, :2] > 0.9], belief[:, 2:][truth[:, :2] > 0.9]
+            half = truth.shape[1] // 2  # the right instructions come first
+            right, wrong = belief[:, :half][truth[:, :half] > 0.9], belief[:, half:][truth[:, :half] > 0.9]
         loop.note(excess=float(value.detach() - entropy), right=_mean(right), wrong=_mean(wrong))
     path = Path(values["out"]) / f"pocket_{robot}.safetensors"
     save(model, path)
@@ -182,10 +188,11 @@ def _card(path: Path, values: dict[str, str], model: PocketVLM, episodes: int, t
 encoder and a projector of {numbers:.1f} million numbers, {tokens} tokens a frame; the file holds the projector only. TOPReward asks it
 "Task: ... Is it done? Answer:" and reads log p(" True")."""
     command = f"python -m reward_node.pocket.train {spelled(values, ARGUMENTS, always=('robot', 'seed'))}"
-    made = f"""`{command}`: {steps} steps and {sharp} more on what is done and what is nearly, of {batch}
-windows with two right and two wrong instructions each (another task's, the other cube's), from {episodes} simulated episodes, those that
-the reward model SARM2 is trained on.{took} Then `whetstone calibrate reward:=topreward robot:={robot}`, whose figures are in
-calibration_topreward_{robot}.json."""
+    more = int(batch) * 3 // 2
+    made = f"""`{command}`: {steps} steps of {batch} windows with two right and
+two wrong instructions each (another task's, the other cube's), and {sharp} of {more} with one each on what is done and what is
+nearly, from {episodes} simulated episodes, those that the reward model SARM2 is trained on.{took} Then
+`whetstone calibrate reward:=topreward robot:={robot}`, whose figures are in calibration_topreward_{robot}.json."""
     limits = f"""Rendered images of these scenes only. Its words are those of `reward_node/pocket/wordings.py` and their like: what it says
 of others nobody has measured. See above which tasks' failures it tells from successes for {robot}."""
     card.write(path, f"Pocket VLM, {robot}", what, made, limits)
