@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reward_node.vlm import random_models
 from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, Segment, TimedVideo
+from reward_node.vlm.loading import _layouts, load
 from reward_node.vlm.prefix import Branch, Prefix
 from whetstone.errors import ConfigError
 
@@ -35,9 +36,12 @@ def qwen_images(folder: Any) -> tuple[Any, Layout]:
 
 
 def qwen2_5(folder: Any) -> tuple[Any, Layout]:
-    from reward_node.vlm.loading import load
-
     loaded = load(str(random_models.tiny_qwen2_5_vl(folder)), "float32", "cpu", "my.yaml", "franka")
+    return loaded.model, loaded.video
+
+
+def internvl(folder: Any) -> tuple[Any, Layout]:
+    loaded = load(str(random_models.tiny_internvl(folder)), "float32", "cpu", "my.yaml", "franka")
     return loaded.model, loaded.video
 
 
@@ -48,7 +52,10 @@ def idefics(folder: Any) -> tuple[Any, Layout]:
     return model, ImageSequence(AutoProcessor.from_pretrained(folder))
 
 
-@pytest.fixture(scope="module", params=[qwen, qwen_images, qwen2_5, idefics], ids=["qwen3_vl", "qwen3_vl_images", "qwen2_5_vl", "idefics3"])
+FAMILIES = {"qwen3_vl": qwen, "qwen3_vl_images": qwen_images, "qwen2_5_vl": qwen2_5, "internvl": internvl, "idefics3": idefics}
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES.values()), ids=list(FAMILIES))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Layout]:
     make: Callable[[Any], tuple[Any, Layout]] = request.param
     return make(tmp_path_factory.mktemp("vlm"))
@@ -157,10 +164,17 @@ def test_segments_are_the_processor_s_own_tokens(tmp_path: Any) -> None:
         assert torch.equal(value, whole[name]), name
 
 
+def test_an_internvl_prompt_is_as_its_processor_writes_it(tmp_path: Path) -> None:
+    """Each image is its start, as many places as the model's features, its end; the turn's own text stands between them."""
+    _, layout = internvl(tmp_path)
+    segments = [layout.head(), *patches(layout, clip(2)), layout.question("Done?")]
+    places = f"<img>{'<IMG_CONTEXT>' * 4}</img>\n"
+    assert layout.tokenizer.decode(torch.cat([segment.ids for segment in segments])) == f"<|im_start|>user\n{places * 2}Done?"
+    assert layout.join(segments)["pixel_values"].shape == (2, 3, 32, 32)
+
+
 def test_positions_of_an_unknown_kind_are_refused(tmp_path: Path) -> None:
     """They would be taken for plain ones, and every score would be of another prompt than the model was trained on."""
-    from reward_node.vlm.loading import _layouts, load
-
     loaded = load(str(random_models.tiny_qwen2_5_vl(tmp_path)), "float32", "cpu", "my.yaml", "franka")
     with pytest.raises(ConfigError, match="is a glm4v, whose positions have several axes"):
         _layouts("glm4v", loaded.model, loaded.tokenizer, tmp_path)

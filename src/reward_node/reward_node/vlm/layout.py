@@ -151,6 +151,34 @@ class ImageSequence(TurnLayout):
         return join(segments, axis=1)
 
 
+class InternVLImages(TurnLayout):
+    """InternVL's images, one a patch and one tile each, as its video frames are; positions are counted in tokens.
+
+    Its whole processor needs torchvision for videos; the part for single images does not.
+    """
+
+    patch = 1
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.image_processor = image_processor
+        mark = tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+        super().__init__(tokenizer, Turn.of(tokenizer.apply_chat_template, "image", mark, 2))
+        start, end = (getattr(tokenizer, f"{name}_image_token", default) for name, default in (("start", "<img>"), ("end", "</img>")))
+        self._image = self._turn.opening + start + mark * model.config.image_seq_length + end + self._turn.closing
+
+    def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
+        from PIL import Image
+
+        inputs = self.image_processor([Image.fromarray(images[-1])], crop_to_patches=False, return_tensors="pt")
+        return Segment(self._tokens(self._image), {"pixel_values": inputs["pixel_values"]})
+
+    def positions(self, segment: Segment, start: int) -> torch.Tensor:
+        return torch.arange(start, start + len(segment.ids))[None]
+
+    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
+        return join(segments, axis=0)
+
+
 class _QwenVL(TurnLayout):
     """What the videos and images of the Qwen-VL family have in common: the image processor and M-RoPE positions, both the model's own.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reward_node.vlm.folder import loading, model_folder
-from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, TimedVideo
+from reward_node.vlm.layout import ImageSequence, InternVLImages, Layout, QwenImages, TimedVideo
 from reward_node.vlm.quantisation import Precision, finish, loading_arguments
 from reward_node.weight_bytes import weight_bytes
 from whetstone.errors import ConfigError
@@ -77,6 +77,11 @@ def _layouts(kind: str, model: Any, tokenizer: Any, path: Path) -> tuple[Layout,
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         images = QwenImages(model, tokenizer, Qwen2VLImageProcessorPil.from_pretrained(path, local_files_only=True))
+        return images, images
+    if kind == "internvl":
+        from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+        images = InternVLImages(model, tokenizer, GotOcr2ImageProcessorPil.from_pretrained(path, local_files_only=True))
         return images, images
     if "mrope_section" in (getattr(model.config.get_text_config(), "rope_parameters", None) or {}):
         raise ConfigError(f"model '{path}' is a {kind}, whose positions have several axes that nobody has told us of; use one of Qwen-VL")

@@ -22,8 +22,14 @@ _VIDEO_TEMPLATE = (
     "{% elif part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_CONTEXT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _IMAGE_MARKS = ["<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", "<pad>"]
 _VIDEO_MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<pad>"]
+_CONTEXT_MARKS = ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<pad>"]
 _TEXTS = ("The answer is: True", "or is it False", "True False True False")
 
 
@@ -199,6 +205,39 @@ def tiny_qwen2_5_vl(folder: Path) -> Path:
     Qwen2VLImageProcessorPil(size=edges).save_pretrained(folder)
     fast.save_pretrained(folder)
     _random(Qwen2_5_VLForConditionalGeneration, config, "cpu", "float32", 5.0).save_pretrained(folder)
+    return folder
+
+
+def tiny_internvl(folder: Path) -> Path:
+    """A tiny InternVL saved into `folder`: images of 32x32 pixels, 4 visual tokens each."""
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    fast = tokenizer(_CONTEXT_MARKS, "<|im_end|>", _CONTEXT_TEMPLATE)
+    config = InternVLConfig(
+        image_token_id=fast.get_vocab()["<IMG_CONTEXT>"],
+        image_seq_length=4,
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "vocab_size": len(fast),
+        },
+    )
+    GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    _random(InternVLForConditionalGeneration, config, "cpu", "float32", 5.0).save_pretrained(folder)
     return folder
 
 
