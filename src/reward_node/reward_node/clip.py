@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from reward_node.frames import check_images
+from reward_node.frames import check_frames
 from reward_node.instructions import checked
 from reward_node.settings import ImageRewardSettings, hold
 from reward_node.signals import Contrast, total
@@ -143,7 +143,7 @@ class CLIPReward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame. InputError where a camera is missing or its size is another."""
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         likeness = float(np.mean([self._likeness(self._encoder.image(images[camera])) for camera in self.needs.cameras]))
         if not math.isfinite(likeness):
             return RewardSample(stamp, valid=False, reason="the model gave a value that is not a number", window=1)

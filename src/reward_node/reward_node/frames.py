@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from whetstone.contracts import RewardNeeds
+from whetstone.contracts import PROPRIOCEPTION, RewardNeeds
 from whetstone.errors import InputError
 
 
@@ -18,8 +18,13 @@ def side_by_side(images: dict[str, np.ndarray], cameras: Sequence[str]) -> np.nd
     return np.concatenate([images[camera] for camera in cameras], axis=1)
 
 
-def check_images(images: dict[str, np.ndarray], needs: RewardNeeds) -> None:
-    """InputError where a needed camera is missing or its image is not (height, width, 3) uint8 of the declared size."""
+def check_frames(images: dict[str, np.ndarray], needs: RewardNeeds) -> None:
+    """InputError where a frame set lacks a needed camera, its image is not (height, width, 3) uint8 of the declared size, or the
+    proprioception is not (declared number,)."""
+    measured = images.get(PROPRIOCEPTION)
+    if needs.proprioception and (measured is None or measured.shape != (needs.proprioception,)):
+        given = "none" if measured is None else f"{measured.shape}"
+        raise InputError(f"proprioception: the reward model needs ({needs.proprioception},), got {given}")
     for camera in needs.cameras:
         if camera not in images:
             raise InputError(f"camera {camera}: no image; got {', '.join(sorted(images)) or 'none'}")

@@ -1,7 +1,7 @@
 """The reward node: camera frames in, `reward` out.
 
-Role: ROS only. Joins the cameras' frames by control step, hands those that are due to the reward model in a worker
-thread, publishes what it says with the stamp of the scored frame. What a reward is, the plug-in knows.
+Role: ROS only. Joins the cameras' frames, and joint states where the model needs them, by control step, hands those that are due to
+the reward model in a worker thread, publishes what it says with the stamp of the scored frame. What a reward is, the plug-in knows.
 """
 
 from __future__ import annotations
@@ -11,28 +11,40 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 from whetstone_msgs.msg import Episode, Reward
 
 from reward_node.worker import FrameSet, Job, Worker
 from whetstone.config import find, show
-from whetstone.contracts import REWARD_VALUES, RewardModel, RewardSample
+from whetstone.contracts import PROPRIOCEPTION, REWARD_VALUES, RewardModel, RewardSample
 from whetstone.errors import ConfigError, InputError
 from whetstone.images import check_size, to_array
 from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
-from whetstone.ros import EPISODE, EVENT, Deadline, WhetstoneNode, camera_qos, deserialize, run_node, stamp_of_raw, to_ns, to_stamp
+from whetstone.ros import (
+    EPISODE,
+    EVENT,
+    Deadline,
+    WhetstoneNode,
+    camera_qos,
+    deserialize,
+    joints_qos,
+    run_node,
+    stamp_of_raw,
+    to_ns,
+    to_stamp,
+)
 
 EARLY = 64
-"""Images kept that came before the episode they belong to was announced."""
+"""Messages of each topic kept that came before the episode they belong to was announced."""
 
 
 @dataclass(frozen=True)
 class Parameters:
     """robot, reward: names of configurations; realtime: false = lockstep, where no due frame may be dropped.
 
-    deadline: s until a missing camera ends the process; patience: s after which, in real time, a frame set that lacks a
-    camera is published as invalid (in lockstep nothing is lost, so it is waited for until the deadline);
+    deadline: s until a missing camera ends the process; patience: s after which, in real time, a frame set that is not whole
+    is published as invalid (in lockstep nothing is lost, so it is waited for until the deadline);
     device: for the model, as torch names it; image_transport: compressed listens to <topic>/compressed, as image_transport has it.
     Episodes of evaluations are not scored: the evaluator judges them, and a slow model would only hold them up.
     """
@@ -60,7 +72,8 @@ class RewardNode(WhetstoneNode[Parameters]):
         self.lost: set[str] = set()
         self.warned = 0.0
         self.scoring, self.refused = "", ""  # of the worker's thread
-        self.early: dict[tuple[int, str], bytes] = {}
+        self.topics: dict[str, str] = {}
+        self.early: dict[str, dict[int, bytes]] = {}
         self._forget()
 
     def configure(self) -> None:
@@ -75,6 +88,11 @@ class RewardNode(WhetstoneNode[Parameters]):
                     f"{show(path)}: image_size is {needs.image_size[1]}x{needs.image_size[0]}, "
                     f"but camera '{name}' of robot '{self.profile.name}' gives {camera.width}x{camera.height}"
                 )
+        if needs.proprioception not in (0, len(self.profile.joints) + 1):
+            raise ConfigError(
+                f"{show(path)}: the model wants {needs.proprioception} numbers of proprioception, "
+                f"but robot '{self.profile.name}' has {len(self.profile.joints)} joints and a gripper"
+            )
         self._self_test()
         self.counters.update(
             model=self.model.provenance.model_id,
@@ -88,13 +106,16 @@ class RewardNode(WhetstoneNode[Parameters]):
         compressed = self.parameters.image_transport == "compressed"
         self.image_type = CompressedImage if compressed else Image
         self.topics = {name: self.profile.camera(name).topic + ("/compressed" if compressed else "") for name in needs.cameras}
-        for name in needs.cameras:
+        if needs.proprioception:
+            self.topics[PROPRIOCEPTION] = self.profile.joint_states
+        for name, topic in self.topics.items():
             self.counters[f"frames_{name}"] = 0
+            joints = name == PROPRIOCEPTION
             self.create_subscription(
-                self.image_type,
-                self.topics[name],
-                lambda data, camera=name: self._on_image(camera, data),
-                camera_qos(self.parameters.realtime),
+                JointState if joints else self.image_type,
+                topic,
+                lambda data, part=name: self._on_part(part, data),
+                (joints_qos if joints else camera_qos)(self.parameters.realtime),
                 raw=True,
             )
         self.patience = self.parameters.patience if self.parameters.realtime else self.parameters.deadline
@@ -118,7 +139,10 @@ class RewardNode(WhetstoneNode[Parameters]):
         needs = self.model.needs
         grey = np.full((*needs.image_size, 3), 128, np.uint8)
         self.model.reset("self-test", "self-test", 0)
-        sample = self.model.observe({name: grey for name in needs.cameras}, 0)
+        frames: dict[str, np.ndarray] = {name: grey for name in needs.cameras}
+        if needs.proprioception:
+            frames[PROPRIOCEPTION] = np.zeros(needs.proprioception, np.float32)
+        sample = self.model.observe(frames, 0)
         if sample is not None and not sample.valid:
             raise ConfigError(f"reward '{self.parameters.reward}' failed its self-test: {sample.reason}")
 
@@ -154,20 +178,23 @@ class RewardNode(WhetstoneNode[Parameters]):
         assert self.worker is not None
         self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), None))
         early, self.early = self.early, {}
-        for (stamp, camera), data in sorted(early.items()):
-            self._take(episode, camera, stamp, data)
+        for stamp, part in sorted((stamp, part) for part, kept in early.items() for stamp in kept):
+            self._take(episode, part, stamp, early[part][stamp])
 
     def _wait_for_cameras(self) -> None:
-        """For a camera's first image; later ones too in lockstep, where an image that does not come stops everything."""
-        for name in self.model.needs.cameras:
+        """For a camera's first image; later ones too in lockstep, where an image that does not come stops everything. Alike for joint
+        states."""
+        for name, topic in self.topics.items():
             if name not in self.deadlines and not (self.parameters.realtime and self.arrived.get(name)):
-                self.deadlines[name] = self.deadline(self.parameters.deadline, self.topics[name], "image")
+                what = "joint state" if name == PROPRIOCEPTION else "image"
+                self.deadlines[name] = self.deadline(self.parameters.deadline, topic, what)
 
     # Frames.
 
-    def _on_image(self, camera: str, data: bytes) -> None:
-        self.counters[f"frames_{camera}"] += 1
-        self._arrived(camera)
+    def _on_part(self, part: str, data: bytes) -> None:
+        """A part of a frame set: an image of the camera of that name, or what the joints are."""
+        self.counters[f"frames_{part}"] += 1
+        self._arrived(part)
         if self.worker is None:
             return
         try:
@@ -178,44 +205,49 @@ class RewardNode(WhetstoneNode[Parameters]):
         episode = self.episode
         if episode is None or episode.phase != Episode.PHASE_RUNNING or not 0 <= self._index(episode, stamp) <= episode.max_steps:
             # The images' topic and the episode's are not ordered: this may be the first frame of an episode to come.
-            self.early[stamp, camera] = data
-            while len(self.early) > EARLY:
-                del self.early[min(self.early)]
+            kept = self.early.setdefault(part, {})
+            kept[stamp] = data
+            while len(kept) > EARLY:
+                del kept[min(kept)]
             return
-        self._take(episode, camera, stamp, data)
+        self._take(episode, part, stamp, data)
 
-    def _arrived(self, camera: str) -> None:
-        if camera in self.deadlines:
+    def _arrived(self, part: str) -> None:
+        if part in self.deadlines:
             if self.parameters.realtime:
-                self.deadlines.pop(camera).meet()
+                self.deadlines.pop(part).meet()
             else:
-                self.deadlines[camera].restart()
-        if camera in self.lost:
-            self.lost.discard(camera)
-            self.get_logger().info(f"camera '{camera}' is back after {time.monotonic() - self.arrived[camera]:.1f} s")
-        self.arrived[camera] = time.monotonic()
+                self.deadlines[part].restart()
+        if part in self.lost:
+            self.lost.discard(part)
+            what = "joint states are" if part == PROPRIOCEPTION else f"camera '{part}' is"
+            self.get_logger().info(f"{what} back after {time.monotonic() - self.arrived[part]:.1f} s")
+        self.arrived[part] = time.monotonic()
+
+    def _without(self, part: str, when: str) -> str:
+        return f"joint states: none {when}" if part == PROPRIOCEPTION else f"camera '{part}': no image {when}"
 
     def _index(self, episode: Episode, stamp: int) -> int:
         """Control step of a stamp within the episode."""
         return round((stamp - to_ns(episode.start)) * self.profile.rate / 1e9)
 
-    def _take(self, episode: Episode, camera: str, stamp: int, data: bytes) -> None:
-        """A frame of the running episode."""
+    def _take(self, episode: Episode, part: str, stamp: int, data: bytes) -> None:
+        """A part of a frame set of the running episode."""
         index = self._index(episode, stamp)
-        if stamp == self.newest.get(camera) and self.last is not None and not self.parameters.realtime:
+        if stamp == self.newest.get(part) and self.last is not None and not self.parameters.realtime:
             # A simulator that waits says its frame again: perhaps it is the score that it missed.
             self.rewards.publish(self.last)
-        self.newest[camera] = stamp
+        self.newest[part] = stamp
         due = episode.mode != Episode.MODE_EVALUATE and index % self.model.needs.every == 0
         if not due or index < 0 or index <= self.done:
             self.counters["not_due"] += 1
             return
         frames = self.pending.setdefault(index, FrameSet())
-        frames.images[camera] = data
+        frames.parts[part] = data
         first = self.model.needs.cameras[0]
-        if camera == first or not frames.stamp:
+        if part == first or not frames.stamp:
             frames.stamp = stamp
-        if len(frames.images) == len(self.model.needs.cameras):
+        if len(frames.parts) == len(self.topics):
             self._give(index)
 
     def _give(self, index: int) -> None:
@@ -230,7 +262,7 @@ class RewardNode(WhetstoneNode[Parameters]):
         self.counters["dropped"] += self.worker.give(Job(episode.episode_id, episode.instruction, int(episode.seed), frames))
 
     def _expire(self) -> None:
-        """Frame sets that have waited too long for one of their cameras, and cameras that give no images any more."""
+        """Frame sets that have waited too long for one of their parts, and topics on which nothing comes any more."""
         if self.worker is None:
             return
         if self.parameters.realtime and self.episode is not None and self.episode.phase == Episode.PHASE_RUNNING:
@@ -241,26 +273,25 @@ class RewardNode(WhetstoneNode[Parameters]):
             self._refuse(self.pending.pop(index))
 
     def _watch(self, episode: Episode) -> None:
-        """Once every `patience` seconds: an invalid score while a camera that gave images gives none."""
+        """Once every `patience` seconds: an invalid score while a camera that gave images, or joint states, give none."""
         now = time.monotonic()
         silent = {name: now - arrived for name, arrived in self.arrived.items() if now - arrived > self.patience}
         for name in sorted(set(silent) - self.lost):
             self.lost.add(name)
-            self.get_logger().warning(f"camera '{name}': no image for {silent[name]:.1f} s; scores are invalid until it is back")
+            self.get_logger().warning(f"{self._without(name, f'for {silent[name]:.1f} s')}; scores are invalid until it is back")
         if not silent or now - self.warned < self.patience:
             return
         self.warned = now
         name = max(silent, key=lambda one: silent[one])
         # In robot time as far as it is known: no frame, so no stamp of one.
         stamp = max(self.newest.values(), default=to_ns(episode.start)) + round(silent[name] * 1e9)
-        sample = RewardSample(stamp, valid=False, reason=f"camera '{name}': no image for {silent[name]:.1f} s")
+        sample = RewardSample(stamp, valid=False, reason=self._without(name, f"for {silent[name]:.1f} s"))
         self._publish(episode.episode_id, sample, now)
 
     def _refuse(self, frames: FrameSet) -> None:
-        missing = [name for name in self.model.needs.cameras if name not in frames.images]
+        missing = next(name for name in self.topics if name not in frames.parts)
         assert self.episode is not None
-        reason = f"camera '{missing[0]}': no image of this step"
-        sample = RewardSample(frames.stamp, valid=False, reason=reason)
+        sample = RewardSample(frames.stamp, valid=False, reason=self._without(missing, "of this step"))
         self._publish(self.episode.episode_id, sample, frames.arrived)
 
     # The worker's thread.
@@ -296,7 +327,10 @@ class RewardNode(WhetstoneNode[Parameters]):
         try:
             images = {}
             for name in self.model.needs.cameras:
-                images[name] = check_size(to_array(deserialize(frames.images[name], self.image_type), name), height, width, name)
+                images[name] = check_size(to_array(deserialize(frames.parts[name], self.image_type), name), height, width, name)
+            if PROPRIOCEPTION in frames.parts:
+                joints = deserialize(frames.parts[PROPRIOCEPTION], JointState)
+                images[PROPRIOCEPTION] = self.profile.proprioception(list(joints.name), joints.position)
             return self.model.observe(images, frames.stamp)
         except InputError as error:
             return RewardSample(frames.stamp, valid=False, reason=str(error))

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 @dataclass
 class FrameSet:
-    """The cameras' serialised images of one control step."""
+    """Serialised messages of one control step: the images by their cameras' names, and the joint states."""
 
-    images: dict[str, bytes] = field(default_factory=dict)
+    parts: dict[str, bytes] = field(default_factory=dict)
     stamp: int = 0
     arrived: float = field(default_factory=time.monotonic)
 

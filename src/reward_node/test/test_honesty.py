@@ -18,7 +18,7 @@ from reward_node.honesty.judging import evaluate, rows_of
 from reward_node.honesty.playing import Curve, Played, play, play_with_controls
 from reward_node.honesty.report import table
 from reward_node.signals import SuccessSettings, total
-from whetstone.contracts import Provenance, RewardNeeds, RewardSample
+from whetstone.contracts import PROPRIOCEPTION, Provenance, RewardNeeds, RewardSample
 from whetstone.demonstrations import load_demonstrations, save_demonstration
 from whetstone.errors import InputError
 
@@ -96,11 +96,15 @@ def test_a_clip_has_the_frames_that_are_due(clip: Clip, folder: Path) -> None:
     assert [float(images["front"].mean()) for images in clip.frames[:3]] == pytest.approx([0.0, 21.0, 42.0])
 
 
-def test_controls_show_the_same_frames_otherwise(clip: Clip) -> None:
+def test_controls_show_the_same_frames_otherwise(clip: Clip, folder: Path) -> None:
     assert all(images is clip.frames[0] for images in still(clip).frames) and len(still(clip).frames) == 15
     assert backwards(clip).frames[0] is clip.frames[-1] and backwards(clip).stamps == clip.stamps
     grain = noisy_still(clip, np.random.default_rng(0)).frames
     assert not np.array_equal(grain[0]["front"], grain[1]["front"]) and max(images["front"].max() for images in grain) < 20
+    # Joint states are no picture: they come with each frame, and no grain is put on them.
+    felt = clip_of(load_demonstrations(folder / "push")[0], replace(Brightness.needs, proprioception=3), 20.0)
+    assert all(frames[PROPRIOCEPTION].shape == (3,) for frames in felt.frames)
+    assert all((frames[PROPRIOCEPTION] == 0).all() for frames in noisy_still(felt, np.random.default_rng(0)).frames)
     assert under(clip, "sing").instruction == "sing" and under(clip, "sing").frames is clip.frames
 
 

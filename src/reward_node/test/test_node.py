@@ -21,12 +21,13 @@ rclpy = pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image, JointState  # noqa: E402
 from whetstone_msgs.msg import Episode, Reward  # noqa: E402
 
 from reward_node.vlm.random_models import tiny_qwen3_vl  # noqa: E402
 from whetstone.config import find, load_yaml, root  # noqa: E402
 from whetstone.images import to_message  # noqa: E402
+from whetstone.profile import load_profile  # noqa: E402
 from whetstone.ros import EVENT, FRAME_LOCKSTEP, LATCHED, STATE, to_ns, to_stamp  # noqa: E402
 
 SCRIPT = "import sys; from reward_node.node import main; sys.exit(main())"
@@ -49,6 +50,7 @@ class Bench:
         self.counters: dict[str, str] = {}
         self.warm = False
         self.compressed = False
+        self.also: Callable[[int, int], None] | None = None  # published with every frame
         self.index = 0
         self.node.create_subscription(Reward, "reward", self._reward, EVENT)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnostics, STATE)
@@ -109,6 +111,8 @@ class Bench:
         self.episode(Episode.PHASE_RUNNING, instruction=instruction)
 
     def frame(self, index: int, start: int = START, cameras: tuple[str, ...] = ("front", "wrist"), size: int = 128) -> None:
+        if self.also is not None:
+            self.also(index, start)
         for name in cameras:
             message: Any = to_message(np.full((size, size, 3), 9, np.uint8), start + index * PERIOD, name)
             if self.compressed:
@@ -223,6 +227,86 @@ def test_an_evaluation_is_not_scored(bench: Callable[..., Bench]) -> None:
     node.frame(0, later)
     node.until(lambda: node.rewards, "reward of a training episode")
     assert [reward.episode_id for reward in node.rewards] == ["train-000-0000"]
+
+
+JOINTS = """
+from whetstone.contracts import Provenance, RewardNeeds, RewardSample
+
+class Joints:
+    provenance, needs = Provenance("joints"), RewardNeeds(("front", "wrist"), (128, 128), 4, proprioception=WIDTH)
+
+    @classmethod
+    def load(cls, config, profile, device="cpu"):
+        return cls()
+
+    def reset(self, episode_id, instruction, seed):
+        pass
+
+    def observe(self, images, stamp):
+        first, *_, opening = (float(value) for value in images["proprioception"])
+        return RewardSample(stamp, raw=first, progress=opening, total=len(images))
+"""
+
+
+@pytest.fixture
+def joints(tmp_path: Path) -> Callable[[int], dict[str, str]]:
+    """Installs a plug-in that wants so many numbers of proprioception; returns the environment that finds it."""
+
+    def install(width: int) -> dict[str, str]:
+        information = tmp_path / "joints-1.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: joints\nVersion: 1\n")
+        (information / "entry_points.txt").write_text("[whetstone.rewards]\njoints = joints:Joints\n")
+        (tmp_path / "joints.py").write_text(JOINTS.replace("WIDTH", str(width)))
+        return {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+
+    return install
+
+
+def test_joint_states_come_with_the_frames_of_their_step(bench: Callable[..., Bench], joints: Callable[[int], dict[str, str]]) -> None:
+    profile = load_profile("franka")
+    node = bench("plugin: joints\n", joints(8))
+    publisher = node.node.create_publisher(JointState, profile.joint_states, FRAME_LOCKSTEP)
+
+    def measured(index: int, start: int = START, **changes: Any) -> None:
+        """The first joint is where the step's number says; the gripper stands first, as a driver may have it."""
+        names = [profile.gripper.joint, *profile.joint_names]
+        positions = [profile.opening_to_position(0.5), 0.01 * index, *([0.0] * (len(profile.joints) - 1))]
+        message = JointState(**{"name": names, "position": positions, **changes})
+        message.header.stamp = to_stamp(start + index * PERIOD)
+        publisher.publish(message)
+
+    node.also = lambda index, start: measured(index, start)
+    node.start()
+    node.also = None
+    node.episode(Episode.PHASE_RUNNING)
+    for index in range(9):
+        measured(index)
+        node.frame(index)
+    node.until(lambda: len(node.rewards) == 3, "scores with joint states")
+    assert [reward.raw for reward in node.rewards] == pytest.approx([0.0, 0.04, 0.08], abs=1e-6)
+    assert node.rewards[0].progress == pytest.approx(0.5, abs=0.02) and node.rewards[0].total == 3
+    # None of one step, a joint missing in another: said, and the next one is scored.
+    node.frame(12)
+    measured(16, name=["finger"], position=[0.0])
+    node.frame(16)
+    measured(20)
+    node.frame(20)
+    node.until(lambda: len(node.rewards) == 6, "answers to frame sets that are not whole")
+    assert node.steps()[3:] == [12, 16, 20]
+    assert [reward.valid for reward in node.rewards[3:]] == [False, False, True]
+    assert node.rewards[3].reason == "joint states: none of this step"
+    assert "joint state has no position of 'fer_joint1'" in node.rewards[4].reason
+
+
+def test_a_model_for_other_joints_is_refused(bench: Callable[..., Bench], joints: Callable[[int], dict[str, str]]) -> None:
+    node = bench("plugin: joints\n", joints(7))
+    client = node.node.create_client(ChangeState, "reward/change_state")
+    node.until(client.service_is_ready, "lifecycle service")
+    client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    assert node.process.wait(PATIENCE) == 2
+    errors = node.process.communicate()[1]
+    assert "wants 7 numbers of proprioception, but robot 'franka' has 7 joints and a gripper" in errors and "Traceback" not in errors
 
 
 def test_a_bad_image_is_invalid_and_the_node_lives(bench: Callable[..., Bench]) -> None:

@@ -16,7 +16,6 @@ from reward_toy import CAMERAS, PRIMITIVES, BlockEncoder, dot_image, random_fram
 
 from reward_node.honesty.judging import evaluate, rows_of
 from reward_node.honesty.report import table
-from reward_node.sarm2 import SARM2Reward
 from reward_node.sarm2.configuration import LossSettings, NetworkSettings, SARM2Settings, group_of_primitives
 from reward_node.sarm2.dataset import Windows, joint_states, primitive_labels, split
 from reward_node.sarm2.losses import UNKNOWN, Labels, loss, mixture_terms
@@ -24,10 +23,10 @@ from reward_node.sarm2.network import Scores
 from reward_node.sarm2.reward import load_weights, metadata
 from reward_node.sarm2.train import fit, main, save
 from reward_node.sarm2.windows import forward_window, pause, rewind
-from whetstone.config import find, load_yaml, parse
+from whetstone.config import parse
+from whetstone.contracts import PROPRIOCEPTION
 from whetstone.demonstrations import Demonstration
 from whetstone.errors import AssetError, ConfigError, InputError
-from whetstone.profile import load_profile
 from whetstone.task import PRIMITIVES as TASK_PRIMITIVES
 
 
@@ -254,11 +253,27 @@ def test_it_learns_from_joint_states(dots: list[Demonstration], tmp_path: Path) 
     assert errors[1] < 0.2 * errors[0]
 
 
-def test_the_plug_in_refuses_weights_that_want_joint_states() -> None:
-    config = load_yaml(find("rewards", "sarm2"))
-    config["network"] = {**config["network"], "state_width": 8}
-    with pytest.raises(ConfigError, match=r"sarm2.yaml: key 'network.state_width' is 8, .*no joint states yet; set it to 0"):
-        SARM2Reward.load(config, load_profile("franka"))
+def test_a_live_score_sees_the_joints_as_training_did() -> None:
+    """observe() with joint states, and the network on windows made from all frames, say the same; without them it says what it lacks."""
+    reward = small_reward(with_state(small_settings(), 2), STATE_MODEL)
+    assert reward.needs.proprioception == 2
+    states = np.random.default_rng(0).random((7, 2), np.float32)
+    frames = [{**images, PROPRIOCEPTION: state} for images, state in zip(random_frames(7), states, strict=True)]
+    reward.reset("a", "move the red dot right", 0)
+    live = reward.score_episode(frames, list(range(7)))
+    features = torch.stack([reward.encode(images) for images in frames])
+    with torch.no_grad():
+        text = reward.model.text(["move the red dot right"])
+        for newest, sample in enumerate(live):
+            window = [0, *np.maximum(np.arange(newest - 3, newest + 1), 0)]
+            found = reward.model.network(features[window][None], text, torch.from_numpy(states[window])[None])
+            assert float(found.progress[0, -1]) == pytest.approx(sample.progress, abs=1e-6)
+    reward.reset("a", "move the red dot right", 0)
+    still = reward.score_episode([{**frame, PROPRIOCEPTION: states[0]} for frame in frames], list(range(7)))
+    assert [sample.progress for sample in still[1:]] != [sample.progress for sample in live[1:]]
+    for held, said in (({}, "got none"), ({PROPRIOCEPTION: states[0][:1]}, r"got \(1,\)")):
+        with pytest.raises(InputError, match=rf"proprioception: the reward model needs \(2,\), {said}"):
+            reward.observe({**random_frames(1)[0], **held}, 0)
 
 
 # Configuration and weights.

@@ -14,7 +14,7 @@ import numpy as np
 from robot_bringup.completion import Completion, Debounce
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
-from whetstone.contracts import Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
+from whetstone.contracts import PROPRIOCEPTION, Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
@@ -108,7 +108,8 @@ def run_episode(
         seen = sim.observe(images=scored or decide)
         if scored:
             assert reward is not None
-            sample = reward.observe(seen.images, stamp)
+            frames = {**seen.images, PROPRIOCEPTION: proprioception(seen)} if reward.needs.proprioception else seen.images
+            sample = reward.observe(frames, stamp)
             if sample is not None:
                 samples[step] = sample
                 if debounce is not None and debounce(sample.valid, sample.completion):

@@ -139,12 +139,17 @@ REWARD_VALUES = (
 """The numbers among the fields of RewardSample, whetstone_msgs/Reward and Rollout.rewards."""
 
 
+PROPRIOCEPTION = "proprioception"
+"""What a frame set holds beside its cameras, for a reward model that needs it: (joints + 1,) float32, rad and gripper opening in [0, 1]."""
+
+
 @dataclass(frozen=True)
 class RewardNeeds:
     """What a reward model declares before it runs.
 
     cameras, image_size (height, width) of each; every: control steps between two scores; images: of each camera that one score looks at,
-    at most; memory: bytes of its weights; device: that they lie on, as torch names it ("" where the model runs elsewhere).
+    at most; memory: bytes of its weights; device: that they lie on, as torch names it ("" where the model runs elsewhere);
+    proprioception: numbers of it that come with every frame set, 0: none.
     """
 
     cameras: tuple[str, ...]
@@ -153,6 +158,7 @@ class RewardNeeds:
     images: int = 1
     memory: int = 0
     device: str = "cpu"
+    proprioception: int = 0
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,8 @@ class RewardModel(Protocol):
     def reset(self, episode_id: str, instruction: str, seed: int) -> None: ...
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample | None:
-        """Score the newest frame set (camera name -> (height, width, 3) uint8 RGB). Causal: looks at past frames only."""
+        """Score the newest frame set: camera name -> (height, width, 3) uint8 RGB, and PROPRIOCEPTION where it is needed. Causal: looks at
+        past frames only."""
         ...
 
     def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:

@@ -53,6 +53,11 @@ class Demonstration:
     pixels: np.ndarray
     cameras: tuple[str, ...]
 
+    def measured(self) -> np.ndarray:
+        """(F, joints + 1) float32: the proprioception at each frame. The last may come after the last control step, when nothing is
+        measured any more."""
+        return self.proprioception[np.minimum(self.frame_steps, len(self.proprioception) - 1)].astype(np.float32)
+
     def images(self) -> dict[str, np.ndarray]:
         """Camera -> (F, height, width, 3) uint8 RGB, read from disk at each call."""
         with np.load(self.path, allow_pickle=False) as file:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reward_node.frames import check_images, side_by_side
+from reward_node.frames import check_frames, side_by_side
 from reward_node.gvl.reading import read
 from reward_node.gvl.settings import GVLSettings
 from reward_node.instructions import checked
@@ -73,7 +73,7 @@ class GVLReward:
         if not frames:
             return []
         for images in frames:
-            check_images(images, self.needs)
+            check_frames(images, self.needs)
         shown = np.unique(uniform_window(len(frames), self.settings.frames))
         try:
             shares = self._ask([side_by_side(frames[index], self.needs.cameras) for index in shown])

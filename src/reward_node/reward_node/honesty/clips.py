@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whetstone.contracts import RewardNeeds
+from whetstone.contracts import PROPRIOCEPTION, RewardNeeds
 from whetstone.demonstrations import Demonstration
 from whetstone.errors import InputError
 
@@ -49,14 +49,16 @@ def clip_of(episode: Demonstration, needs: RewardNeeds, rate: float) -> Clip:
     missing = [camera for camera in needs.cameras if camera not in episode.cameras]
     if missing:
         raise InputError(f"{episode.path}: has no camera '{missing[0]}'; the reward model needs {', '.join(needs.cameras)}")
-    images = episode.images()
+    seen = {camera: images for camera, images in episode.images().items() if camera in needs.cameras}
+    if needs.proprioception:
+        seen[PROPRIOCEPTION] = episode.measured()
     due = np.arange(0, int(episode.frame_steps[-1]) + 1, needs.every)
     rows = np.unique(np.searchsorted(episode.frame_steps, due).clip(max=len(episode.frame_steps) - 1))
     return Clip(
         episode.task,
         episode.instruction,
         bool(episode.success),
-        [{camera: images[camera][row] for camera in needs.cameras} for row in rows],
+        [{name: values[row] for name, values in seen.items()} for row in rows],
         [round(int(episode.frame_steps[row]) * 1e9 / rate) for row in rows],
         np.asarray(episode.progress)[rows],
         np.asarray(episode.completed, bool)[rows],
@@ -71,7 +73,9 @@ def still(clip: Clip) -> Clip:
 
 def noisy_still(clip: Clip, random: np.random.Generator) -> Clip:
     """Its first frame under sensor noise of 3 grey levels, new in each."""
-    return replace(clip, frames=[{camera: grainy(image, random) for camera, image in clip.frames[0].items()} for _ in clip.frames])
+    first = clip.frames[0]
+    cameras = [name for name in first if name != PROPRIOCEPTION]
+    return replace(clip, frames=[{**first, **{name: grainy(first[name], random) for name in cameras}} for _ in clip.frames])
 
 
 def backwards(clip: Clip) -> Clip:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images
+from reward_node.frames import check_frames
 from reward_node.instructions import checked
 from reward_node.lrm.adapters import load_adapters, switch
 from reward_node.lrm.reading import read
@@ -106,7 +106,7 @@ class LRMReward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Judge the newest frame. InputError where the camera is missing or its size is another."""
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         newest = self._vlm.images.frames([images[self.settings.camera]], [0.0])
         earlier = self._images[0] if len(self._images) == self.settings.interval else None
         self._images.append(newest)

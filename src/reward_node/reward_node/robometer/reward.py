@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images, side_by_side
+from reward_node.frames import check_frames, side_by_side
 from reward_node.instructions import checked
 from reward_node.robometer.network import RobometerNetwork, build
 from reward_node.robometer.prompt import RobometerPrompt
@@ -73,7 +73,7 @@ class RobometerReward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame. InputError where a camera is missing or its size is another."""
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         self._frames[self._count] = side_by_side(images, self.needs.cameras)
         chosen = self._window.add(self._count)
         self._count += 1

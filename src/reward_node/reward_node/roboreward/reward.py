@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images, side_by_side
+from reward_node.frames import check_frames, side_by_side
 from reward_node.instructions import checked
 from reward_node.roboreward.settings import RoboRewardSettings
 from reward_node.signals import Contrast, total
@@ -72,7 +72,7 @@ class RoboRewardReward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the episode up to the newest frame. InputError where a camera is missing or its size is another."""
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         self._frames[self._count] = side_by_side(images, self.needs.cameras)
         chosen = self._window.add(self._count)
         self._count += 1

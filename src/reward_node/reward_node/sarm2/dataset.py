@@ -164,13 +164,12 @@ def joint_states(demonstration: Demonstration, width: int) -> np.ndarray:
     """(F, width) float32: the proprioception measured at each frame; empty where width is 0. ConfigError where it is of another width."""
     if width == 0:
         return np.zeros((len(demonstration.frame_steps), 0), np.float32)
-    steps, given = demonstration.proprioception.shape
+    given = demonstration.proprioception.shape[1]
     if given != width:
         raise ConfigError(
             f"network.state_width is {width}, but the proprioception in {demonstration.path} is {given} wide; set it to {given}, or to 0"
         )
-    # The last frame comes after the last control step, when nothing is measured any more.
-    return demonstration.proprioception[np.minimum(demonstration.frame_steps, steps - 1)].astype(np.float32)
+    return demonstration.measured()
 
 
 def primitive_labels(demonstration: Demonstration, primitives: Sequence[str]) -> np.ndarray:

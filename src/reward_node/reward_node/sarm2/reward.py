@@ -1,7 +1,7 @@
 """The SARM2 reward plug-in: camera frames and an instruction in, a score every few control steps out.
 
 Role: keeps the window of an episode and asks the network. Strictly causal: a score looks at the episode's first frame
-and the last few. No ground truth, and no proprioception, as the contract gives images alone. Does not depend on ROS.
+and the last few. No ground truth; proprioception where `network.state_width` asks for it. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from reward_node.frames import check_images
+from reward_node.frames import check_frames
 from reward_node.sarm2.configuration import SARM2Settings, group_of_primitives
 from reward_node.sarm2.encoder import Encoder, build_encoder
 from reward_node.sarm2.network import SARM2Network
@@ -26,8 +26,8 @@ from reward_node.signals import Contrast, recent_window, total
 from reward_node.weight_bytes import weight_bytes
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse, source_of
-from whetstone.contracts import Provenance, RewardNeeds, RewardSample
-from whetstone.errors import AssetError, ConfigError
+from whetstone.contracts import PROPRIOCEPTION, Provenance, RewardNeeds, RewardSample
+from whetstone.errors import AssetError
 
 _SOURCE = "config/rewards/sarm2.yaml"
 Encode = Callable[[dict[str, np.ndarray]], Tensor]
@@ -86,6 +86,7 @@ class SARM2Reward:
             images=settings.network.recent + 1,
             memory=encoder_memory + weight_bytes(model),
             device=str(next(model.parameters()).device),
+            proprioception=settings.network.state_width,
         )
         self.reset("", "", 0)
 
@@ -102,11 +103,6 @@ class SARM2Reward:
 
         source = source_of(config, _SOURCE)
         settings = parse(SARM2Settings, config, source)
-        if settings.network.state_width:
-            raise ConfigError(
-                f"{source}: key 'network.state_width' is {settings.network.state_width}, but the reward node gives no joint states yet; "
-                "set it to 0 and use weights trained so"
-            )
         if settings.vision_model is None:
             # The model is so small that a second thread costs more than it gives, and the robot's other nodes need the cores.
             torch.set_num_threads(1)
@@ -132,9 +128,11 @@ class SARM2Reward:
 
     def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample:
         """Score the newest frame set. InputError names a camera that is missing or an image of another size."""
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         with torch.inference_mode():
             newest = self.encode(images)
+            if self.needs.proprioception:  # as in training, behind the features
+                newest = torch.cat([newest, torch.from_numpy(images[PROPRIOCEPTION]).to(newest)])
             if self.start is None:
                 self.start = newest
             self.recent.append(newest)
@@ -168,7 +166,7 @@ class SARM2Reward:
 
 def encode_one(encoder: Encoder, images: dict[str, np.ndarray]) -> Tensor:
     """One frame set through the frozen encoder: (feature_size,)."""
-    return encoder.features({camera: image[None] for camera, image in images.items()})[0]
+    return encoder.features({camera: images[camera][None] for camera in images if camera != PROPRIOCEPTION})[0]
 
 
 def load_weights(model: SARM2Model, path: Path, expected: dict[str, str]) -> None:

@@ -125,9 +125,6 @@ def main(arguments: list[str]) -> None:
     command = f"python -m reward_node.sarm2.train {spelled(values, ARGUMENTS, always=('robot', 'seed'))}"
     card.write(path.with_suffix(".md"), robot, settings, episodes, len(held_out), command, seconds)
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB), trained in {seconds:.0f} s")
-    if settings.network.state_width:
-        print("it has no figures: the plug-in that would be judged gets no joint states yet")
-        return
     played = evaluate(SARM2Reward.from_file(config, robot, path), held_out, profile.rate, CONTROLS, seed)
     save(model, control_bank(played), path, information)
     print(table(rows_of(played, settings.success, "sarm2", robot)))

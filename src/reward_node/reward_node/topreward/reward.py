@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.frames import check_images, side_by_side
+from reward_node.frames import check_frames, side_by_side
 from reward_node.instructions import checked
 from reward_node.signals import Contrast, total
 from reward_node.topreward.scorer import VideoScorer
@@ -86,7 +86,7 @@ class TOPReward:
         return self.scorer.answers()
 
     def _add(self, images: dict[str, np.ndarray], stamp: int) -> int:
-        check_images(images, self.needs)
+        check_frames(images, self.needs)
         if self._first is None:
             self._first = stamp
         return self.scorer.add(side_by_side(images, self.needs.cameras), (stamp - self._first) / 1e9)
