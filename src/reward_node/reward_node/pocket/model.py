@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from reward_node.pocket import language
-from reward_node.vlm.layout import Segment, Turn, TurnLayout, join
+from reward_node.vlm.layout import Segment, Turn, TurnLayout
 from whetstone.assets import asset_path
 from whetstone.errors import AssetError
 from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
@@ -108,7 +108,7 @@ class PocketVLM(nn.Module):
 
 
 class PocketFrames(TurnLayout):
-    """One frame a patch, as many tokens as the projector gives; positions are counted in tokens."""
+    """One frame a patch, as many tokens as the projector gives."""
 
     patch = 1
 
@@ -118,12 +118,6 @@ class PocketFrames(TurnLayout):
 
     def frames(self, images: Sequence[np.ndarray], times: Sequence[float]) -> Segment:
         return Segment(self._places, {"pixel_values": torch.from_numpy(np.ascontiguousarray(images[-1]))[None]})
-
-    def positions(self, segment: Segment, start: int) -> torch.Tensor:
-        return torch.arange(start, start + len(segment.ids))[None]
-
-    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
-        return join(segments, axis=0)
 
 
 def image_size() -> tuple[int, int]:

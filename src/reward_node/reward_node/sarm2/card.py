@@ -26,10 +26,12 @@ def write(
     rollouts = sum(episode.kind == "rollout" for episode in episodes)
     network, model = settings.network, settings.vision_model
     encoder = "vision encoder" if model is None else f"vision model {Path(model.folder).name} ({model.precision})"
+    state = f"and the {network.state_width} numbers of proprioception" if network.state_width else "no proprioception"
+    state += ", no simulator state"
     what = f"""A small SARM2 (arXiv 2606.10305): stage estimator ({network.stage_layers} layers) and value head
 ({network.value_layers} layers, width {network.width}, {network.experts} experts, top {network.top}) over the features of the frozen
 {encoder} and the instruction. It sees the first frame of the episode and the last {network.recent} scored frames of
-{", ".join(settings.cameras)} (one score every {settings.every} control steps), nothing else: no proprioception, no simulator state.
+{", ".join(settings.cameras)} (one score every {settings.every} control steps), {state}.
 It gives progress and completion; the contrastive signal compares progress over {settings.contrastive.window} scored frames with a
 dead zone of {settings.contrastive.dead_zone}."""
     made = f"""`{command}` in {seconds:.0f} CPU seconds on one thread, from {len(episodes)} simulated episodes ({wins} successes,

@@ -100,7 +100,9 @@ def _common_end(one: str, other: str) -> str:
 
 
 class TurnLayout:
-    """Head and question, from the texts of a turn."""
+    """Head and question, from the texts of a turn; positions counted in tokens. axis: of the visual tensors, along which images lie."""
+
+    axis = 0
 
     def __init__(self, tokenizer: Any, turn: Turn) -> None:
         self.tokenizer, self._turn = tokenizer, turn
@@ -116,17 +118,24 @@ class TurnLayout:
         closed = "" if answer is None else self._turn.reply + answer
         return Segment(self._tokens(self._turn.after + text + closed))
 
+    def positions(self, segment: Segment, start: int) -> torch.Tensor:
+        return torch.arange(start, start + len(segment.ids))[None]
+
+    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
+        visual = [segment.visual for segment in segments if segment.visual]
+        return {name: torch.cat([one[name] for one in visual], dim=self.axis) for name in visual[0]} if visual else {}
+
     def _tokens(self, text: str) -> torch.Tensor:
         return torch.tensor(self.tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
 
 
 class ImageSequence(TurnLayout):
-    """One image a patch; positions are counted in tokens.
+    """One image a patch.
 
     processor: of the model, for one image at a time; its image processor must give every image the same number of tokens.
     """
 
-    patch = 1
+    patch, axis = 1, 1  # (1, images, ...) each
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -143,16 +152,9 @@ class ImageSequence(TurnLayout):
         inputs.pop("mm_token_type_ids", None)
         return Segment(ids, inputs)
 
-    def positions(self, segment: Segment, start: int) -> torch.Tensor:
-        return torch.arange(start, start + len(segment.ids))[None]
-
-    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
-        # (1, images, ...) each.
-        return join(segments, axis=1)
-
 
 class InternVLImages(TurnLayout):
-    """InternVL's images, one a patch and one tile each, as its video frames are; positions are counted in tokens.
+    """InternVL's images, one a patch and one tile each, as its video frames are.
 
     Its whole processor needs torchvision for videos; the part for single images does not.
     """
@@ -172,12 +174,6 @@ class InternVLImages(TurnLayout):
         inputs = self.image_processor([Image.fromarray(images[-1])], crop_to_patches=False, return_tensors="pt")
         return Segment(self._tokens(self._image), {"pixel_values": inputs["pixel_values"]})
 
-    def positions(self, segment: Segment, start: int) -> torch.Tensor:
-        return torch.arange(start, start + len(segment.ids))[None]
-
-    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
-        return join(segments, axis=0)
-
 
 class _QwenVL(TurnLayout):
     """What the videos and images of the Qwen-VL family have in common: the image processor and M-RoPE positions, both the model's own.
@@ -196,9 +192,6 @@ class _QwenVL(TurnLayout):
         grids = {name: value for name, value in segment.visual.items() if name.endswith("_grid_thw")}
         found, _ = self.model.model.get_rope_index(segment.ids[None], kinds[None], **grids)
         return found[:, 0] + start
-
-    def join(self, segments: Sequence[Segment]) -> dict[str, torch.Tensor]:
-        return join(segments, axis=0)
 
     def _pixels(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, int]:
         """(patches of all images, grid (1, 3) of one image, visual tokens of one image)."""
@@ -228,6 +221,7 @@ class TimedVideo(_QwenVL):
 
     The temporal patches of the image processor are filled with two frames instead of one twice. The size of a frame so follows from the
     frame alone; the model's video processor makes it depend on how many there are, which would change every frame of a growing video.
+    Frames that it leaves at the same size give the same pixels (compared once: to 6e-8).
     """
 
     patch = 2
@@ -245,8 +239,3 @@ class TimedVideo(_QwenVL):
         pair = torch.stack([first[:, :, 0], second[:, :, 1]], dim=2).flatten(1)
         text = f"<{(times[0] + times[-1]) / 2:.1f} seconds>{self._start}{self.pad * count}{self._end}"
         return Segment(self._tokens(text), {"pixel_values_videos": pair, "video_grid_thw": grid})
-
-
-def join(segments: Sequence[Segment], axis: int) -> dict[str, torch.Tensor]:
-    visual = [segment.visual for segment in segments if segment.visual]
-    return {name: torch.cat([one[name] for one in visual], dim=axis) for name in visual[0]} if visual else {}
