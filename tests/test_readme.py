@@ -90,3 +90,18 @@ def test_bench():
         values = {row["metric"]: row["value"] for row in rows("bench-loop.json") if row["case"] == f"{robot}/pick_and_place"}
         assert shown["control steps/s"][column] == f"{values['steps_per_second']:.0f}"
         assert shown["times real time at 20 Hz"][column] == f"{values['real_time_factor']:.1f}"
+
+
+def test_bench_reward():
+    metrics = {
+        "time per score, ms": "time_per_score",
+        "times as fast": "speedup",
+        "largest difference, nat": "max_abs_difference",
+        "memory above the model, MB": "peak_memory",
+    }
+    subjects = ["recompute", "lerobot_style", "streaming", "whole_episode", "streaming_int8"]
+    shown = {line[0]: line[1:] for line in table(["64 frames of 224 px", *subjects])}
+    values = {(row["subject"], row["metric"]): row["value"] for row in rows("bench-reward.json") if "64 frames, 224 px" in row["case"]}
+    for words, metric in metrics.items():
+        assert [float(cell) for cell in shown.pop(words)] == [pytest.approx(values[name, metric], rel=0.05) for name in subjects]
+    assert not shown
