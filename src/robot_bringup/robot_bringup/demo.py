@@ -24,6 +24,7 @@ from robot_bringup.preparation import configuration_hash
 from robot_bringup.report import write_report
 from robot_bringup.running import RunEnded, run
 from whetstone import config, jsonfile, results
+from whetstone.arguments import spelled
 from whetstone.errors import ConfigError
 
 DEMO_ARGUMENTS: tuple[Argument, ...] = (
@@ -73,7 +74,7 @@ def demo(given: Mapping[str, str], console: Console) -> int:
     ended = run(chosen.plan, console)
     if ended.code == 0:
         rows = figures.rows(run_dir, control=chosen.control)
-        results.merge(chosen.results, rows, command=_spelled("whetstone demo", given), configurations={chosen.name: configuration})
+        results.merge(chosen.results, rows, command=f"whetstone demo {spelled(given)}".strip(), configurations={chosen.name: configuration})
         console.print(table(rows, chosen.name))
         console.print(f"results: {chosen.results}", highlight=False, soft_wrap=True)
     if (run_dir / records.EPISODES).exists():
@@ -124,7 +125,7 @@ def study(given: Mapping[str, str], console: Console) -> int:
     if waiting:
         _run_cases(waiting, own["jobs"], base_domain, console)
         # Each case has named its own command.
-        results.merge(Path(own["results"]), [], command=_spelled("whetstone demo-study", given), configurations={})
+        results.merge(Path(own["results"]), [], command=f"whetstone demo-study {spelled(given)}".strip(), configurations={})
     return 0
 
 
@@ -157,11 +158,6 @@ def _start(given: Mapping[str, str], domain: int, *, quiet: bool) -> subprocess.
     words = [f"{name}:={value}" for name, value in given.items()] + [f"domain_id:={domain}"]
     output = subprocess.DEVNULL if quiet else None
     return subprocess.Popen([sys.executable, "-m", "robot_bringup.cli", "demo", *words], stdout=output, env=os.environ)
-
-
-def _spelled(command: str, given: Mapping[str, str]) -> str:
-    """The command with its arguments, as a file of figures must name it."""
-    return " ".join([command, *(f"{name}:={value}" for name, value in given.items())])
 
 
 def _split(given: Mapping[str, str], own: tuple[Argument, ...]) -> tuple[dict[str, str], dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from whetstone.config import unknown
 from whetstone.errors import ConfigError, WhetstoneError
@@ -42,9 +42,10 @@ def counts(values: dict[str, str], key: str, word: str, known: Sequence[str] = (
     return found
 
 
-def spelled(values: dict[str, str], defaults: dict[str, str], always: Sequence[str] = ()) -> str:
+def spelled(values: Mapping[str, str], defaults: Mapping[str, str] | None = None, always: Sequence[str] = ()) -> str:
     """The arguments that give these values, as a file of figures must name them: those that differ from the defaults, and `always`."""
-    return " ".join(f"{key}:={value}" for key, value in values.items() if key in always or value != defaults[key])
+    usual = defaults or {}
+    return " ".join(f"{key}:={value}" for key, value in values.items() if key in always or value != usual.get(key))
 
 
 def run(main: Callable[[list[str]], None], help: str = "") -> None:

@@ -30,6 +30,8 @@ _CONTEXT_TEMPLATE = (
 _IMAGE_MARKS = ["<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", "<pad>"]
 _VIDEO_MARKS = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<pad>"]
 _CONTEXT_MARKS = ["<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<pad>"]
+_WIDTHS = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+"""Of the tiny models, eyes and language alike."""
 _TEXTS = ("The answer is: True", "or is it False", "True False True False")
 
 
@@ -93,20 +95,11 @@ def idefics3(folder: Path) -> Path:
     config = Idefics3Config(
         image_token_id=fast.get_vocab()["<image>"],
         scale_factor=2,
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
+        vision_config={**_WIDTHS, "num_hidden_layers": 1, "image_size": 32, "patch_size": 8},
         text_config={
+            **_WIDTHS,
             "model_type": "llama",
-            "hidden_size": 32,
-            "intermediate_size": 32,
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
             "num_key_value_heads": 2,
             "vocab_size": len(fast),
             "pad_token_id": fast.pad_token_id,
@@ -193,10 +186,8 @@ def tiny_qwen2_5_vl(folder: Path) -> Path:
             "fullatt_block_indexes": [1],
         },
         text_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
+            **_WIDTHS,
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "vocab_size": len(fast),
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 2, 2]},
@@ -217,20 +208,11 @@ def tiny_internvl(folder: Path) -> Path:
     config = InternVLConfig(
         image_token_id=fast.get_vocab()["<IMG_CONTEXT>"],
         image_seq_length=4,
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-        },
+        vision_config={**_WIDTHS, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
         text_config={
+            **_WIDTHS,
             "model_type": "qwen2",
-            "hidden_size": 32,
-            "intermediate_size": 32,
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
             "num_key_value_heads": 1,
             "vocab_size": len(fast),
         },
