@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pytest
@@ -22,33 +23,44 @@ EPISODES, ITERATIONS, EXECUTE = 2, 2, 3
 STEPS = load_task("pick_and_place", "so100").max_steps
 
 
-def refine(tmp_path, name: str, domain: int):
-    """One run of the plan; returns (exit code, output, run directory)."""
+@contextmanager
+def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str):
+    """One run of the plan as a process, `name` its run directory; nothing of it is left behind."""
     plugins = tmp_path / name / "plugins"
     environment = {**os.environ, **install_stand_ins(plugins)}
-    run_dir = tmp_path / name / "run"
-    stand_in = str(plugins / "stand_in.yaml")
+    if mode == "refine":
+        stand_in = plugins / "stand_in.yaml"
+        arguments = (
+            f"policy:={stand_in}", f"learner:={stand_in}", "evaluation_episodes:=1", "base_evaluation:=false", "deployment:=greedy",
+            "seed:=4", *arguments,
+        )  # fmt: skip
     argv = [
-        *executable("robot_bringup", "whetstone"), "run", "refine", "robot:=so100", "reward:=constant",
-        f"policy:={stand_in}", f"learner:={stand_in}",
-        f"iterations:={ITERATIONS}", f"episodes:={EPISODES}", "evaluation_episodes:=1", "base_evaluation:=false",
-        "deployment:=greedy", f"domain_id:={domain}", f"run_dir:={run_dir}", "seed:=4",
+        *executable("robot_bringup", "whetstone"), "run", mode, "robot:=so100", "reward:=constant", f"domain_id:={domain}",
+        f"run_dir:={tmp_path / name / 'run'}", *arguments,
     ]  # fmt: skip
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
     try:
-        output, _ = process.communicate(timeout=240)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError(f"the run did not end: {process.communicate()[0]}") from None
-    return process.returncode, output, run_dir
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 240) -> str:
+    """Its output once it has ended well."""
+    output, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 0, output
+    return output
 
 
 def test_two_iterations_twice_alike(tmp_path, domains) -> None:
     runs = []
     for count in range(2):
-        code, output, run_dir = refine(tmp_path, f"run{count}", next(domains))
-        assert code == 0, output
-        runs.append(run_dir)
+        arguments = f"iterations:={ITERATIONS}", f"episodes:={EPISODES}"
+        with whetstone(tmp_path, f"run{count}", next(domains), "refine", *arguments) as process:
+            ended(process)
+        runs.append(tmp_path / f"run{count}" / "run")
 
     updates = [json.loads(line) for line in (runs[0] / "updates.jsonl").read_text().splitlines()]
     assert [(update["iteration"], update["version"], update["deployed"]) for update in updates] == [(0, 1, True), (1, 2, True)]
@@ -75,3 +87,28 @@ def test_two_iterations_twice_alike(tmp_path, domains) -> None:
         for camera, images in first.images.items():
             np.testing.assert_array_equal(images, second.images[camera])
             assert first.last_images[camera].shape == images.shape[1:]
+
+
+def test_one_reward_node_scores_two_runs_at_once(tmp_path, domains) -> None:
+    domain, robots = next(domains), ("left", "right")
+    with ExitStack() as stack:
+        shared = stack.enter_context(whetstone(tmp_path, "shared", domain, "reward", f"robots:={','.join(robots)}"))
+        runs = {
+            name: stack.enter_context(
+                whetstone(tmp_path, name, domain, "refine", f"namespace:={name}", "without:=reward", "iterations:=1", "episodes:=2")
+            )
+            for name in robots
+        }
+        for process in runs.values():
+            ended(process)
+        shared.send_signal(signal.SIGINT)
+        output, _ = shared.communicate(timeout=20)
+        assert shared.returncode == 130, output
+    for name in robots:
+        store = RolloutStore(tmp_path / name / "run" / "rollouts")
+        assert len(store.list()) == 2
+        for episode_id in store.list():
+            rollout = store.read(episode_id)
+            scored = (rollout.stamps - rollout.stamps[0]) // 50_000_000 % 4 == 0
+            np.testing.assert_array_equal(np.isfinite(rollout.rewards["progress"][:-1]), scored)
+            assert rollout.reward_model_id == "constant"

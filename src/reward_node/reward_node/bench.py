@@ -1,4 +1,4 @@
-"""What a video costs TOPReward: every prefix computed again, streamed, or the whole episode at once; and in fewer bits.
+"""What a video costs TOPReward: every prefix computed again, streamed, or the whole episode at once; in fewer bits; for several robots.
 
 Role: `python -m reward_node.bench` (`make bench-reward`): random-weight Qwen3-VL models of given sizes score a clip behind every patch of
 two frames; time, peak memory and the largest difference of a score go to results/bench-reward.json. Every measurement runs in a process
@@ -7,6 +7,7 @@ of its own. Does not depend on ROS.
 `recompute` is the naive way: the whole prompt through the model for every score. `lerobot_style` is the same as LeRobot's TOPReward does
 it: prompt and pixels are made anew for every score too, the answer stands in the prompt and two rows of logits are kept. The others are
 given their tokens and pixels ready made, so what differs is the model's work. Fewer bits are streamed, and compared with the full ones.
+Several robots are streamed too, each in a pass of its own (`alone`) or all in one (`together`), frame by frame.
 What takes seconds is measured up to five times, and the median told.
 """
 
@@ -26,7 +27,7 @@ import torch
 
 from reward_node.vlm import loading, random_models
 from reward_node.vlm.layout import Segment, TimedVideo
-from reward_node.vlm.prefix import Branch, Prefix, from_scratch
+from reward_node.vlm.prefix import Branch, Prefix, Work, from_scratch, together
 from reward_node.vlm.quantisation import Precision
 from reward_node.weight_bytes import weight_bytes
 from whetstone import results
@@ -39,6 +40,7 @@ ARGUMENTS = {
     "frames": "16,64,256",
     "pixels": "224",
     "precisions": "int8",
+    "robots": "4",
     "device": "cpu",
     "threads": "2",
     "results": "results/bench-reward.json",
@@ -49,10 +51,12 @@ HELP = """make bench-reward ARGS='name:=value ...': what a video costs TOPReward
   frames:=16,64,256      lengths of the clip
   pixels:=224            height and width of a frame; 49 visual tokens a patch of two frames
   precisions:=int8       also streamed in these: int8, and on CUDA nf4, joined by commas
+  robots:=4               that share a model, also measured; 1: not
   device:=cpu  threads:=2
   results:=results/bench-reward.json
 """
 SUBJECTS = ("recompute", "lerobot_style", "streaming", "whole_episode")
+SHARED = ("alone", "together")
 INTERVAL = 0.5  # s between two frames
 RUNS, SPENT = 5, 10.0
 """Times that a way is measured at most, and seconds after which it is not measured again."""
@@ -71,11 +75,12 @@ class Case:
     precision: Precision | None
     device: str
     threads: int
+    robots: int = 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds: of the whole episode; scores: (patches,) log p, nat; each: seconds of each score, where they come one by one;
+    """seconds: of the whole episode; scores: (patches * robots,) log p, nat; each: seconds of each score, where they come one by one;
     memory: bytes at the peak above the loaded model; weights: bytes."""
 
     seconds: float
@@ -92,13 +97,14 @@ def measure(case: Case) -> Measured:
     text = settings["prompt"].replace("{instruction}", "put the red cube into the tray")
     model, layout, tokenizer = _model(case, text)
     random = np.random.default_rng(0)
-    clip = random.integers(0, 256, (case.frames, case.pixels, case.pixels, 3), dtype=np.uint8)
+    clips = [random.integers(0, 256, (case.frames, case.pixels, case.pixels, 3), dtype=np.uint8) for _ in range(case.robots)]
     question, answer = layout.question(text), tokenizer.encode(settings["answer"], add_special_tokens=False)
 
-    def patch(at: int) -> Segment:
-        return layout.frames(list(clip[at : at + 2]), [INTERVAL * at, INTERVAL * (at + 1)])
+    def patch(at: int, robot: int = 0) -> Segment:
+        return layout.frames(list(clips[robot][at : at + 2]), [INTERVAL * at, INTERVAL * (at + 1)])
 
-    patches = [patch(at) for at in range(0, case.frames, 2)]
+    videos = [[patch(at, robot) for at in range(0, case.frames, 2)] for robot in range(case.robots)]
+    patches = videos[0]
 
     def recompute() -> tuple[list[float], list[float]]:
         return one_by_one(lambda count: from_scratch(model, layout, [layout.head(), *patches[:count], question], answer)[0])
@@ -123,6 +129,16 @@ def measure(case: Case) -> Measured:
         branches = [Branch(count, (question,)) for count in range(1, len(patches) + 1)]
         return list(prefix.extend(patches, branches, answer)[:, 0]), []
 
+    def robots() -> tuple[list[float], list[float]]:
+        prefixes, scores, each = [Prefix(model, layout) for _ in videos], [], []
+        for count in range(1, len(patches) + 1):
+            works = [Work(one, video[count - 1 : count], [Branch(count, (question,))]) for one, video in zip(prefixes, videos, strict=True)]
+            begin = time.perf_counter()
+            groups = [works] if case.subject == "together" else [[work] for work in works]
+            scores += [float(found[0, 0]) for group in groups for found in together(group, answer)]
+            each.append(time.perf_counter() - begin)
+        return scores, each
+
     def one_by_one(score: Callable[[int], float]) -> tuple[list[float], list[float]]:
         scores, each = [], []
         for count in range(1, len(patches) + 1):
@@ -136,6 +152,7 @@ def measure(case: Case) -> Measured:
     _forget_peak(case.device)
     before = _memory(case.device, "VmRSS")
     ways = {"recompute": recompute, "lerobot_style": lerobot_style, "streaming": streaming, "whole_episode": whole_episode}
+    ways |= dict.fromkeys(SHARED, robots)
     runs: list[tuple[float, list[float], list[float]]] = []
     while len(runs) < RUNS and sum(seconds for seconds, *_ in runs) < SPENT:
         begin = time.perf_counter()
@@ -190,8 +207,9 @@ def _forget_peak(device: str) -> None:
 
 
 def rows(model: str, frames: int, where: str, found: dict[str, Measured]) -> list[dict[str, Any]]:
-    """Rows of one model and length; where: pixels and device; `found` has a measurement of every subject."""
-    case, reference = f"{model} {frames} frames, {where}", found["recompute"]
+    """Rows of one model and length; where: pixels and device, and how many robots; the first of `found` is what the others are compared
+    with."""
+    case, reference = f"{model} {frames} frames, {where}", next(iter(found.values()))
     made = []
     for subject, one in found.items():
         figures = {
@@ -227,9 +245,9 @@ def main(arguments: list[str]) -> None:
         lengths = [int(word) for word in values["frames"].split(",")]
     except ValueError:
         raise ConfigError("frames:= must be even numbers joined by commas") from None
-    pixels, threads, device = integer(values, "pixels"), integer(values, "threads"), values["device"]
-    if min(lengths) < 2 or any(length % 2 for length in lengths) or threads < 1 or pixels < 32 or pixels % 32:
-        raise ConfigError("frames:= must be even numbers of at least 2, pixels:= a multiple of 32, and threads:= at least 1")
+    pixels, threads, robots, device = integer(values, "pixels"), integer(values, "threads"), integer(values, "robots"), values["device"]
+    if min(lengths) < 2 or any(length % 2 for length in lengths) or min(threads, robots) < 1 or pixels < 32 or pixels % 32:
+        raise ConfigError("frames:= must be even numbers of at least 2, pixels:= a multiple of 32, threads:= and robots:= at least 1")
     ways: list[tuple[str, str, Precision | None]] = [(subject, subject, None) for subject in SUBJECTS]
     for name in precisions:
         ways.append((f"streaming_{name}", "streaming", name))
@@ -237,14 +255,20 @@ def main(arguments: list[str]) -> None:
     command = f"make bench-reward ARGS='{changed}'" if changed else "make bench-reward"
     for model in models:
         for frames in lengths:
-            found = {}
-            for name, subject, precision in ways:
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-                    found[name] = alone.submit(measure, Case(model, frames, pixels, subject, precision, device, threads)).result()
-            made = rows(model, frames, f"{pixels} px, {device}", found)
+            made = []
+            for where, chosen, count in (
+                (f"{pixels} px, {device}", ways, 1),
+                (f"{pixels} px, {device}, {robots} robots", [(name, name, None) for name in SHARED if robots > 1], robots),
+            ):
+                found = {}
+                for name, subject, precision in chosen:
+                    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+                        case = Case(model, frames, pixels, subject, precision, device, threads, count)
+                        found[name] = alone.submit(measure, case).result()
+                made += rows(model, frames, where, found) if found else []
             results.merge(Path(values["results"]), made, command=command, configurations={})
             for row in made:
-                print(f"{row['case']:<32} {row['subject']:<16} {row['metric']:<26} {row['value']:>10} {row['unit']}", flush=True)
+                print(f"{row['case']:<42} {row['subject']:<16} {row['metric']:<26} {row['value']:>10} {row['unit']}", flush=True)
 
 
 if __name__ == "__main__":

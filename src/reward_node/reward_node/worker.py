@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,8 +22,9 @@ class FrameSet:
 
 @dataclass(frozen=True)
 class Job:
-    """Work for the worker: a frame set to score, or (frames None) an episode to begin."""
+    """Work for the worker: a frame set to score, or (frames None) an episode to begin. robot: which of those it serves."""
 
+    robot: int
     episode_id: str
     instruction: str
     seed: int
@@ -32,12 +32,15 @@ class Job:
 
 
 class Worker:
-    """One thread that takes jobs in order. newest_only: a frame set still waiting gives way to a newer one."""
+    """One thread that takes the jobs of every robot in their order, one of each robot at a time.
 
-    def __init__(self, work: Callable[[Job], None], newest_only: bool) -> None:
+    newest_only: a robot's frame set that still waits gives way to a newer one.
+    """
+
+    def __init__(self, work: Callable[[list[Job]], None], newest_only: bool) -> None:
         self._work = work
         self._newest_only = newest_only
-        self._jobs: deque[Job] = deque()
+        self._jobs: list[Job] = []
         self._ready = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="reward", daemon=True)
@@ -49,7 +52,7 @@ class Worker:
             before = len(self._jobs)
             if job.frames is None or self._newest_only:
                 # A new episode makes the old one's frames worthless.
-                self._jobs = deque(waiting for waiting in self._jobs if waiting.frames is None)
+                self._jobs = [waiting for waiting in self._jobs if waiting.frames is None or waiting.robot != job.robot]
             dropped = before - len(self._jobs)
             self._jobs.append(job)
             self._ready.notify()
@@ -69,5 +72,8 @@ class Worker:
                     self._ready.wait()
                 if self._stopped:
                     return
-                job = self._jobs.popleft()
-            self._work(job)
+                taken: dict[int, Job] = {}
+                for job in self._jobs:
+                    taken.setdefault(job.robot, job)
+                self._jobs = [job for job in self._jobs if taken[job.robot] is not job]
+            self._work(list(taken.values()))

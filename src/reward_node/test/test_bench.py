@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reward_node import bench
-from reward_node.bench import SUBJECTS, Case, measure, rows
+from reward_node.bench import SHARED, SUBJECTS, Case, measure, rows
 from whetstone.errors import ConfigError
 
 
@@ -23,6 +23,16 @@ def test_all_ways_give_the_same_scores() -> None:
     assert all(made[subject, "peak_memory"] >= 0 for subject in found)
 
 
+def test_several_robots_are_scored_alike_in_one_pass_and_in_several() -> None:
+    found = {subject: measure(Case("tiny", 6, 32, subject, None, "cpu", 1, 3)) for subject in SHARED}
+    single = measure(Case("tiny", 6, 32, "streaming", None, "cpu", 1))
+    np.testing.assert_allclose(found["together"].scores, found["alone"].scores, atol=1e-4)
+    np.testing.assert_allclose(found["together"].scores[::3], single.scores, atol=1e-4)
+    assert len(found["alone"].each) == 3 and len(set(found["alone"].scores)) == 9
+    made = {(row["subject"], row["metric"]): row["value"] for row in rows("tiny", 6, "32 px, cpu, 3 robots", found)}
+    assert made["alone", "speedup"] == 1.0 and made["together", "speedup"] > 0
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
@@ -30,6 +40,7 @@ def test_all_ways_give_the_same_scores() -> None:
         ("frames:=7", "frames:= must be even numbers of at least 2"),
         ("frames:=many", "frames:= must be even numbers joined by commas"),
         ("pixels:=100", "pixels:= a multiple of 32"),
+        ("robots:=0", "robots:= at least 1"),
         ("precisions:=int9", "unknown precision 'int9'; did you mean 'int8'"),
     ],
 )

@@ -20,7 +20,7 @@ from reward_node.signals import total
 from whetstone import calibration as maps
 from whetstone.calibration import CalibratedReward
 from whetstone.config import find, load_yaml
-from whetstone.contracts import Provenance
+from whetstone.contracts import Provenance, RewardSample
 from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.profile import load_profile
 from whetstone.rewards import build, load_reward
@@ -150,6 +150,29 @@ def test_other_words_reach_a_model_behind_a_map() -> None:
     CalibratedReward(listener, MAP, "map.json").tell("stack")
     assert listener.heard == ["stack"]
     assert not hasattr(CalibratedReward(build(CONSTANT, PROFILE, "cpu", "the test"), MAP, "map.json"), "tell")
+
+
+def test_robots_that_share_a_model_share_its_map() -> None:
+    class Shared:
+        provenance, needs = MADE_FOR, None
+
+        def beside(self) -> Shared:
+            return Shared()
+
+        def observe_together(self, models: Any, frames: Any, stamps: list[int]) -> list[RewardSample | None]:
+            assert all(isinstance(model, Shared) for model in models)
+            return [RewardSample(stamp, raw=-3.0, process=0.0, completion=0.5, total=0.0) for stamp in stamps[:-1]] + [None]
+
+        def observe(self, images: Any, stamp: int) -> RewardSample:
+            return RewardSample(stamp, raw=-3.0, process=0.0, completion=0.5, total=0.0)
+
+    inner: Any = Shared()
+    one: Any = CalibratedReward(inner, MAP, "map.json")
+    other = one.beside()
+    assert other is not one and other.provenance == one.provenance
+    assert one.observe_together([one, other], [{}, {}], [4, 5]) == [other.observe({}, 4), None]
+    alone = CalibratedReward(build(CONSTANT, PROFILE, "cpu", "the test"), MAP, "map.json")
+    assert not hasattr(alone, "beside") and not hasattr(alone, "observe_together")
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:

@@ -130,6 +130,22 @@ def test_a_later_frame_changes_nothing_before_it_and_the_first_counts_if_shown(m
     assert (abs(one[2].process - three[2].process) > 1e-4) == initial
 
 
+def test_another_robot_beside_shares_the_weights_and_nothing_else(model_folder: Path) -> None:
+    alone = LRMReward.load(configuration(model_folder), PROFILE)
+    pairs = [(alone, "move", frames(3)), (alone.beside(), "open the drawer", frames(3, 7))]
+    expected = []
+    for _, instruction, clip in pairs:
+        alone.reset("a", instruction, 0)
+        expected.append(alone.score_episode(clip, [0, 1, 2]))
+    for robot, instruction, _ in pairs:
+        robot.reset("b", instruction, 0)
+    found = [[robot.observe(clip[index], index) for robot, _, clip in pairs] for index in range(3)]
+    for column, samples in enumerate(expected):
+        for name in ("process", "completion", "contrastive"):
+            wanted = [getattr(sample, name) for sample in samples]
+            assert [getattr(row[column], name) for row in found] == pytest.approx(wanted, abs=1e-4), name
+
+
 def test_questions_that_begin_alike_keep_their_own_answers(model_folder: Path) -> None:
     process = {"text": "How much of {instruction}?", "start": "", "answers": {" 0.0": 0.0, " 0.5": 0.5}}
     completion = {"text": "Is {instruction} done?", "start": "", "answers": {" yes": 1.0, " no": 0.0, " who knows": 0.5}}

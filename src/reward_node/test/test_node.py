@@ -28,6 +28,7 @@ from reward_node.vlm.random_models import tiny_qwen3_vl  # noqa: E402
 from whetstone.config import find, load_yaml, root  # noqa: E402
 from whetstone.images import to_message  # noqa: E402
 from whetstone.profile import load_profile  # noqa: E402
+from whetstone.rewards import load_reward  # noqa: E402
 from whetstone.ros import EVENT, FRAME_LOCKSTEP, LATCHED, STATE, to_ns, to_stamp  # noqa: E402
 
 SCRIPT = "import sys; from reward_node.node import main; sys.exit(main())"
@@ -41,9 +42,10 @@ PATIENCE = 60.0
 class Bench:
     """The node's surroundings: cameras, episode manager, and a listener to `reward`."""
 
-    def __init__(self, process: subprocess.Popen[str], context: Any) -> None:
-        self.process = process
-        self.node = rclpy.create_node("bench", namespace="/bench", context=context)
+    def __init__(self, process: subprocess.Popen[str], context: Any, namespace: str = "bench") -> None:
+        self.process, self.context = process, context
+        self.others: list[Bench] = []
+        self.node = rclpy.create_node("bench", namespace=f"/{namespace}", context=context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=context)
         self.executor.add_node(self.node)
         self.rewards: list[Reward] = []
@@ -59,7 +61,7 @@ class Bench:
 
     def _diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name == "/bench/reward":
+            if status.name.endswith("/reward"):
                 self.counters = {entry.key: entry.value for entry in status.values}
 
     def _reward(self, message: Reward) -> None:
@@ -67,6 +69,11 @@ class Bench:
             self.warm = True
         else:
             self.rewards.append(message)
+
+    def beside(self, namespace: str) -> Bench:
+        """Another robot of the same node."""
+        self.others.append(Bench(self.process, self.context, namespace))
+        return self.others[-1]
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         end = time.monotonic() + PATIENCE
@@ -86,6 +93,9 @@ class Bench:
     def start(self) -> None:
         self.change(Transition.TRANSITION_CONFIGURE)
         self.change(Transition.TRANSITION_ACTIVATE)
+        self.warm_up()
+
+    def warm_up(self) -> None:
         # Only a frame that was answered proves that both sides of every topic know each other.
         self.episode(Episode.PHASE_RUNNING, WARM_UP, START - 1000 * PERIOD)
 
@@ -156,7 +166,9 @@ def bench(tmp_path: Path, domain: int) -> Iterator[Callable[..., Bench]]:
     context.init(domain_id=domain)
     opened: list[Bench] = []
 
-    def start(configuration: str = CONFIGURATION, environment: dict[str, str] | None = None, **parameters: object) -> Bench:
+    def start(
+        configuration: str = CONFIGURATION, environment: dict[str, str] | None = None, namespace: str = "bench", **parameters: object
+    ) -> Bench:
         path = tmp_path / "reward.yaml"
         path.write_text(configuration)
         values = {"robot": "franka", "reward": str(path), **parameters}
@@ -167,11 +179,11 @@ def bench(tmp_path: Path, domain: int) -> Iterator[Callable[..., Bench]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        opened.append(Bench(process, context))
+        opened.append(Bench(process, context, namespace))
         return opened[-1]
 
     yield start
-    for one in opened:
+    for one in [*opened, *(other for first in opened for other in first.others)]:
         if one.process.poll() is None:
             one.process.terminate()
         try:
@@ -227,6 +239,43 @@ def test_an_evaluation_is_not_scored(bench: Callable[..., Bench]) -> None:
     node.frame(0, later)
     node.until(lambda: node.rewards, "reward of a training episode")
     assert [reward.episode_id for reward in node.rewards] == ["train-000-0000"]
+
+
+def test_one_node_serves_several_robots(bench: Callable[..., Bench], model: str, tmp_path: Path) -> None:
+    """Each with its own episode and words, over one copy of the weights; a camera lost by one is nothing to the other."""
+    one = bench(model, robots="[one, lab/two]", autostart=True, realtime=True, patience=5.0, namespace="one")
+    two = one.beside("lab/two")
+    words = {one: "touch the cube", two: "open the drawer"}
+    for robot in words:
+        robot.warm_up()
+        robot.episode(Episode.PHASE_RUNNING, instruction=words[robot])
+        robot.settle()
+    for index in range(0, 12, 4):
+        for robot in words:
+            robot.frame(index)
+        for robot in words:
+            robot.until(lambda robot=robot, due=index // 4 + 1: len(robot.rewards) >= due, "its score")
+    reward: Any = load_reward(str(tmp_path / "reward.yaml"), load_profile("franka"))
+    grey = {name: np.full((128, 128, 3), 9, np.uint8) for name in ("front", "wrist")}
+    for robot, instruction in words.items():
+        assert robot.steps() == [0, 4, 8] and all(one.valid for one in robot.rewards)
+        reward.reset("", instruction, 0)
+        expected = reward.score_episode([grey] * 3, [to_ns(one.header.stamp) for one in robot.rewards])
+        assert [one.raw for one in robot.rewards] == pytest.approx([sample.raw for sample in expected], abs=1e-4)
+    assert abs(one.rewards[0].raw - two.rewards[0].raw) > 1e-3
+    two.until(lambda: not two.rewards[-1].valid, "word of the lost camera")
+    assert "camera 'front': no image for" in two.rewards[-1].reason
+    before = len(one.rewards)
+    one.until(lambda: one.send_until(12) and len(one.rewards) > before and one.rewards[-1].valid, "score beside it")
+    one.until(lambda: float(one.counters.get("lab/two/invalid", "0")) > 0, "diagnostics")
+    assert float(one.counters["one/scored"]) >= 3
+
+
+@pytest.mark.parametrize(("robots", "message"), [("[one, one]", "'robots' names one twice"), ("['no name']", "'no name' is no namespace")])
+def test_names_of_robots_are_checked(bench: Callable[..., Bench], robots: str, message: str) -> None:
+    node = bench(robots=robots)
+    assert node.process.wait(PATIENCE) == 2
+    assert message in node.process.communicate()[1]
 
 
 JOINTS = """

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from reward_node.vlm import random_models
 from reward_node.vlm.layout import ImageSequence, Layout, QwenImages, Segment, TimedVideo
 from reward_node.vlm.loading import _layouts, load
-from reward_node.vlm.prefix import Branch, Prefix
+from reward_node.vlm.prefix import Branch, Prefix, Work, together
 from whetstone.errors import ConfigError
 
 EXACT = 1e-4  # nat
@@ -131,6 +131,40 @@ def test_how_branches_are_grouped_and_ordered_changes_nothing(family: tuple[Any,
     order.shuffle(shuffled)
     first, second = one.extend((), branches, [50]), other.extend((), [branches[k] for k in shuffled], [50])
     np.testing.assert_allclose(first[shuffled], second, atol=EXACT, rtol=0)
+
+
+def test_videos_of_several_robots_share_a_pass_and_nothing_else(family: tuple[Any, Layout]) -> None:
+    """Of different lengths, one of them empty, with different questions; and as often as one likes."""
+    model, layout = family
+    words = ("Red cube? The answer is:", "Is the longer blue one in the tray? The answer is:", "Done?")
+    videos = [patches(layout, clip(count * layout.patch, seed)) for seed, count in enumerate((3, 1, 0))]
+    prefixes = [Prefix(model, layout) for _ in videos]
+    for turn in range(2):
+        works = []
+        for prefix, video, text in zip(prefixes, videos, words, strict=True):
+            new = video[prefix.patches : len(video) - 1 + turn]
+            works.append(Work(prefix, new, [Branch(prefix.patches + len(new), (layout.question(text),))]))
+        answers = together(works, [50, 60])
+        for answer, work, video, text in zip(answers, works, videos, words, strict=True):
+            shown = video[: work.prefix.patches]
+            expected = from_scratch(model, layout, [layout.head(), *shown, layout.question(text)], [50, 60])
+            np.testing.assert_allclose(answer[0], expected, atol=EXACT, rtol=0)
+    assert [prefix.patches for prefix in prefixes] == [3, 1, 0]
+
+
+def test_a_pass_that_fails_leaves_all_videos_as_they_were(family: tuple[Any, Layout], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, layout = family
+    made, question = patches(layout, clip(3 * layout.patch)), layout.question("Done?")
+    prefixes = [Prefix(model, layout) for _ in range(2)]
+    before = together([Work(prefix, made[:2], [Branch(2, (question,))]) for prefix in prefixes], [50])
+    head = model.get_output_embeddings()
+    monkeypatch.setattr(head, "forward", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        together([Work(prefix, made[2:], [Branch(3, (question,))]) for prefix in prefixes], [50])
+    monkeypatch.undo()
+    assert [prefix.patches for prefix in prefixes] == [2, 2]
+    after = together([Work(prefix, (), [Branch(2, (question,))]) for prefix in prefixes], [50])
+    np.testing.assert_allclose(after, before, atol=EXACT, rtol=0)
 
 
 def test_a_question_leaves_no_trace_and_clear_begins_anew(family: tuple[Any, Layout]) -> None:

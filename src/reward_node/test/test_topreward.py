@@ -98,6 +98,36 @@ def test_several_instructions_over_one_video(reward: TOPReward) -> None:
     assert abs(together[:, 0, 0] - together[:, 1, 0]).min() > 1e-3
 
 
+@pytest.mark.parametrize("window", [{"kind": "growing", "frames": 6}, {"kind": "fixed", "frames": 8}])
+def test_several_robots_in_one_pass_are_scored_as_each_alone(model_folder: Path, window: dict[str, Any]) -> None:
+    """Robots that began at different times, were told different things, and one of them shows an image that cannot be scored."""
+    alone = TOPReward.load(configuration(model_folder, window=window), PROFILE)
+    robots = [alone, alone.beside(), alone.beside()]
+    words = ["move", "put the red cube in the tray", "open the drawer"]
+    clips = [frames(9, 1), frames(7, 2), frames(4, 3)]
+    expected = []
+    for text, clip in zip(words, clips, strict=True):
+        alone.reset("a", text, 0)
+        expected.append(alone.score_episode(clip, stamps(len(clip))))
+    for robot, text in zip(robots, words, strict=True):
+        robot.reset("b", text, 0)
+    found: list[list[Any]] = [[], [], []]
+    for index in range(9):
+        here = [robot for robot in range(3) if index >= 9 - len(clips[robot])]
+        shown = [clips[robot][index - 9 + len(clips[robot])] for robot in here]
+        if index == 8:
+            shown[1] = {}
+        times = [stamps(9)[len(found[robot])] for robot in here]
+        for robot, sample in zip(here, alone.observe_together([robots[one] for one in here], shown, times), strict=True):
+            found[robot].append(sample)
+    assert (found[1][-1].valid, found[1][-1].reason) == (False, "camera front: no image; got none")
+    del found[1][-1], expected[1][-1]
+    for one, other in zip(found, expected, strict=True):
+        assert [sample.raw for sample in one] == pytest.approx([sample.raw for sample in other], abs=1e-4)
+        assert [sample.margin for sample in one] == pytest.approx([sample.margin for sample in other], abs=2e-4)
+        assert [(sample.stamp, sample.window) for sample in one] == [(sample.stamp, sample.window) for sample in other]
+
+
 def test_scores_are_causal_and_see_the_newest_frame(reward: TOPReward) -> None:
     clip = frames(5)
     reward.reset("a", "move", 0)

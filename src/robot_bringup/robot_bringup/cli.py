@@ -25,7 +25,7 @@ from whetstone.errors import ConfigError, WhetstoneError
 
 _HELP = """whetstone: refine a manipulation policy on the robot it will run on
 
-  whetstone run [refine|evaluate|sim] name:=value ...   start the nodes of a run (run --help: the arguments)
+  whetstone run MODE name:=value ...                    start the nodes of a run: refine, evaluate, sim, reward (run --help)
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
@@ -102,7 +102,7 @@ def _run(words: list[str]) -> int:
         if mode not in MODES:
             raise ConfigError(config.unknown("mode", mode, MODES))
     if _wants_help(words):
-        print("whetstone run [refine|evaluate|sim] name:=value ...\n")
+        print("whetstone run MODE name:=value ...\n")
         for name in MODES:
             print(f"  {name:<9} {DESCRIPTIONS[name]}")
         print("\n" + help_text(mode))

@@ -24,12 +24,13 @@ from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
 from whetstone.task import load_task
 
-Mode = Literal["refine", "evaluate", "sim"]
-MODES: tuple[Mode, ...] = ("refine", "evaluate", "sim")
+Mode = Literal["refine", "evaluate", "sim", "reward"]
+MODES: tuple[Mode, ...] = ("refine", "evaluate", "sim", "reward")
 DESCRIPTIONS = {
     "refine": "evaluate the base policy, refine it on rewards, evaluate the refined policy",
     "evaluate": "evaluate a policy (base, or the snapshot `weights`) on held-out seeds",
     "sim": "a simulated robot behind its driver's topics, in real time, nothing else",
+    "reward": "one reward node for several robots of a kind, whose own runs have without:=reward",
 }
 ENDLESS = 2**31 - 1
 
@@ -101,14 +102,19 @@ class Argument:
         return f"one of {', '.join(options)}" if options else {"boolean": "true or false", "path": "a path"}.get(self.kind, "a word")
 
 
-_REFINE, _POLICY = ("refine",), ("refine", "evaluate")
+_REFINE, _POLICY, _ROBOT = ("refine",), ("refine", "evaluate"), ("refine", "evaluate", "sim")
+_SCORED = ("refine", "reward")
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("robot", "franka", "robot: a file of config/robots", choices="config/robots"),
-    Argument("sim", "mujoco", "simulator; gazebo and isaac are not there yet", choices=("mujoco", "gazebo", "isaac")),
-    Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks"),
+    Argument("sim", "mujoco", "simulator; gazebo and isaac are not there yet", choices=("mujoco", "gazebo", "isaac"), modes=_ROBOT),
+    Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks", modes=_ROBOT),
     Argument("policy", "flow_vla", "policy: a file of config/policies", choices="config/policies", modes=_POLICY),
-    Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_REFINE),
+    Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_SCORED),
+    Argument("robots", "", "namespaces of the robots to score, joined by commas", modes=("reward",), optional=True),
+    Argument(
+        "without", "", "a node that runs elsewhere: reward, as `whetstone run reward`", choices=("reward",), modes=_REFINE, optional=True
+    ),
     Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
     Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
     Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
@@ -122,14 +128,20 @@ ARGUMENTS: tuple[Argument, ...] = (
         choices=("config", "greedy", "sampled", "both"),
         modes=_POLICY,
     ),
-    Argument("seed", "0", "seed of the run: its episodes, noise and learner", "integer", low=0, high=schedule.MAX_RUN_SEED),
-    Argument("realtime", "false", "pace the simulator by the wall clock (sim always does)", "boolean", modes=_POLICY),
-    Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean"),
-    Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=_POLICY),
-    Argument("record", "false", "record a bag of the run; not there yet", "boolean"),
+    Argument("seed", "0", "seed of the run: its episodes, noise and learner", "integer", low=0, high=schedule.MAX_RUN_SEED, modes=_ROBOT),
+    Argument(
+        "realtime",
+        "false",
+        "pace the simulator by the wall clock (sim always does); reward: score as robots do in real time",
+        "boolean",
+        modes=(*_POLICY, "reward"),
+    ),
+    Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean", modes=_ROBOT),
+    Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
+    Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
     Argument("run_dir", "", "folder of the run; empty: runs/<date>-<mode>-<robot>-<task>", "path", optional=True),
     Argument("domain_id", "", "ROS domain; empty: $ROS_DOMAIN_ID, else 0", "integer", low=0, high=232, optional=True),
-    Argument("namespace", "", "namespace of the robot's topics; empty: the robot's name", optional=True),
+    Argument("namespace", "", "namespace of the run's nodes and topics; empty: the robot's name, for reward `rewards`", optional=True),
     Argument("deadline", "20.0", "seconds that a node waits for a peer before it fails and names it", "number", low=0.5, high=3600),
     Argument("min_free_gb", "1.0", "refuse to start with less free disk space than this (GB)", "number", low=0),
 )
@@ -182,14 +194,14 @@ def resolve(mode: str, given: Mapping[str, str]) -> dict[str, Any]:
 def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     """The run that the arguments describe. Everything that can be wrong before a node starts is a ConfigError here."""
     values = resolve(mode, given or {})
-    if values["sim"] != "mujoco":
+    if values.get("sim", "mujoco") != "mujoco":
         raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco")
-    if values["record"]:
+    if values.get("record"):
         raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
     values["domain_id"] = _domain(values["domain_id"])
-    namespace = values["namespace"] = _namespace(values["namespace"] or Path(values["robot"]).stem)
+    default = "rewards" if mode == "reward" else Path(values["robot"]).stem
+    namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
     profile = load_profile(values["robot"])
-    task = load_task(values["task"], profile.name)
     kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners"}
     files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if name in values}
     contents = {name: config.load_yaml(path) for name, path in files.items()}
@@ -200,9 +212,13 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             _check_assets(contents[name], profile.name)
     if "reward" in contents:
         _check_model(contents["reward"], config.show(files["reward"]))
+    run_dir = _run_dir(values, mode)
+    if mode == "reward":
+        node = _shared_reward(values, run_dir)
+        return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
+    task = load_task(values["task"], profile.name)
     segments = _segments(mode, values, contents)
     realtime = mode == "sim" or values["realtime"]
-    run_dir = _run_dir(values, mode)
     common = {
         "robot": values["robot"],
         "task": values["task"],
@@ -231,7 +247,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every},
         )
     }
-    if mode == "refine":
+    if mode == "refine" and values["without"] != "reward":
         specific["reward"] = ("reward_node", "reward_node", {})
     if mode != "sim":
         specific["policy"] = ("policy_node", "policy_node", {})
@@ -254,6 +270,18 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
+
+
+def _shared_reward(values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
+    """The reward node that serves several robots; no episode manager brings it up."""
+    if not values["robots"]:
+        raise ConfigError("argument robots is empty; name the robots' namespaces, for example robots:=left,right")
+    robots = [_namespace("robots", name) for name in values["robots"].split(",")]
+    if len(set(robots)) != len(robots):
+        raise ConfigError(f"argument robots:={values['robots']} names one twice")
+    chosen = {name: values[name] for name in ("robot", "reward", "realtime", "deadline", "device")}
+    parameters = {**chosen, "run_dir": str(run_dir), "robots": robots, "autostart": True}
+    return NodeSpec("reward_node", "reward_node", "reward", f"/{values['namespace']}", parameters)
 
 
 def _steps(contents: Mapping[str, Any], key: str, source: str, default: int | None = None) -> int:
@@ -344,10 +372,10 @@ def _domain(value: Any) -> int:
     return int(text)
 
 
-def _namespace(text: str) -> str:
-    text = text.strip("/")
+def _namespace(argument: str, text: str) -> str:
+    text = text.strip().strip("/")
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*", text):
-        raise ConfigError(f"argument namespace:={text} is no ROS name; use letters, digits and _ (parts joined by /)")
+        raise ConfigError(f"argument {argument}:={text} is no ROS name; use letters, digits and _ (parts joined by /)")
     return text
 
 
@@ -355,18 +383,18 @@ def _run_dir(values: Mapping[str, Any], mode: str) -> Path:
     if values["run_dir"]:
         return Path(values["run_dir"])
     moment = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-    names = f"{Path(values['robot']).stem}-{Path(values['task']).stem}"
+    names = "-".join(Path(values[name]).stem for name in ("robot", "task") if name in values)
     return Path("runs").absolute() / f"{moment}-{mode}-{names}"
 
 
 def _environment(values: Mapping[str, Any], run_dir: Path) -> dict[str, str]:
-    """What nodes see beside the caller's environment. One thread each: the nodes run in parallel already."""
+    """What nodes see beside the caller's environment. One thread each where several run in parallel."""
+    threads = {} if "robots" in values else {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {
+        **threads,
         "ROS_DOMAIN_ID": str(values["domain_id"]),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST"),
         "ROS_LOG_DIR": str(run_dir / "logs"),
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
         "LP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
         "RCUTILS_COLORIZED_OUTPUT": "0",

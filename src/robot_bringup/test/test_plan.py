@@ -62,6 +62,22 @@ def test_sim_plan_is_a_robot_in_real_time(root):
     assert node(planned, "episode_manager").parameters["max_steps"] == ENDLESS
 
 
+def test_a_reward_node_for_several_robots_has_no_manager(root):
+    planned = plan("reward", {"reward": "constant", "robot": "so100", "robots": "one, lab/two/", "realtime": "true"})
+    assert names(planned) == ["reward"] == [planned.essential] and planned.namespace == "rewards"
+    shared = planned.nodes[0]
+    assert shared.namespace == "/rewards" and shared.parameters["robots"] == ["one", "lab/two"]
+    assert shared.parameters["autostart"] is True and shared.parameters["realtime"] is True
+    assert not planned.segments and "OMP_NUM_THREADS" not in planned.environment
+
+
+def test_a_run_may_leave_the_reward_node_to_another(root):
+    planned = plan("refine", {**GOOD, "without": "reward"})
+    assert "reward" not in names(planned) and "reward" not in node(planned, "episode_manager").parameters["managed"]
+    assert node(planned, "simulator").parameters["wait_for_reward"] is True, "its scores are waited for all the same"
+    assert node(planned, "episode_manager").parameters["success_frames"] == 3
+
+
 def test_real_time_does_not_wait_for_rewards(root):
     assert node(plan("refine", {**GOOD, "realtime": "true"}), "simulator").parameters["wait_for_reward"] is False
 
@@ -93,6 +109,11 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {**GOOD, "deployment": "both"}, "deployment:=both belongs to evaluate"),
         ("refine", {**GOOD, "iterations": "200", "episodes": "100"}, "iterations x episodes is 20000"),
         ("evaluate", {"policy": "still", "evaluation_episodes": "0"}, "evaluation_episodes:=0"),
+        ("reward", {"reward": "constant"}, "argument robots is empty"),
+        ("reward", {"reward": "constant", "robots": "one,,two"}, "argument robots:= is no ROS name"),
+        ("reward", {"reward": "constant", "robots": "one, one"}, "argument robots:=one, one names one twice"),
+        ("reward", {"reward": "constant", "robots": "one", "task": "push"}, "unknown argument 'task'"),
+        ("refine", {**GOOD, "without": "simulator"}, "unknown without 'simulator'; known: reward"),
         ("refin", {}, "unknown mode 'refin'; did you mean 'refine'?"),
     ],
 )
@@ -179,8 +200,9 @@ def test_every_default_is_valid(root):
 
 
 def test_parameters_are_what_ros_can_carry(root):
+    given = {"refine": GOOD, "evaluate": {"policy": "still"}, "sim": {}, "reward": {"reward": "constant", "robots": "one,two"}}
     for mode in MODES:
-        for each in plan(mode, GOOD if mode == "refine" else {"policy": "still"} if mode == "evaluate" else {}).nodes:
+        for each in plan(mode, given[mode]).nodes:
             for key, value in each.parameters.items():
                 assert isinstance(value, (bool, int, float, str, list)), key
                 json.dumps(value)

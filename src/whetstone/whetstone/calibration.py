@@ -8,6 +8,7 @@ under one prompt, one robot and its cameras; used with another it would be a con
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,12 +77,16 @@ class CalibratedReward:
     """inner: any reward model whose `total` is the mean of its signals; name: of the map's file, for provenance."""
 
     def __init__(self, inner: RewardModel, calibration: CalibrationMap, name: str) -> None:
-        self._inner, self.calibration = inner, calibration
+        self._inner, self.calibration, self._name = inner, calibration, name
         self.provenance = replace(inner.provenance, config=config_hash([inner.provenance.config, name, calibration.knots.tolist()]))
         self.needs = inner.needs
         self.offline = getattr(inner, "offline", False)
         if (tell := getattr(inner, "tell", None)) is not None:  # whoever lacks it is told other words by a reset
             self.tell = tell
+        if hasattr(inner, "beside"):
+            self.beside = self._beside
+        if hasattr(inner, "observe_together"):
+            self.observe_together = self._observe_together
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -96,6 +101,17 @@ class CalibratedReward:
 
     def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
         return [self._map(sample) for sample in self._inner.score_episode(frames, stamps)]
+
+    def _beside(self) -> CalibratedReward:
+        inner: Any = self._inner
+        return CalibratedReward(inner.beside(), self.calibration, self._name)
+
+    def _observe_together(
+        self, models: Sequence[CalibratedReward], frames: Sequence[dict[str, np.ndarray]], stamps: Sequence[int]
+    ) -> list[RewardSample | None]:
+        inner: Any = self._inner
+        samples = inner.observe_together([model._inner for model in models], frames, stamps)
+        return [None if sample is None else model._map(sample) for model, sample in zip(models, samples, strict=True)]
 
     def _map(self, sample: RewardSample) -> RewardSample:
         if not sample.valid:

@@ -189,7 +189,9 @@ class RewardModel(Protocol):
     """A reward plug-in (entry point group `whetstone.rewards`: a class with `load`).
 
     It may have besides: `counters` (name -> number), which the node publishes with its own in /diagnostics; `tell(instruction)`, other
-    words within an episode, whose frames it keeps (without it the node calls reset); `offline = True`: only score_episode gives scores.
+    words within an episode, whose frames it keeps (without it the node calls reset); `offline = True`: only score_episode gives scores;
+    `beside()`, another of the same weights for another robot (without it they are loaded again), and where it has that,
+    `observe_together(models, frames, stamps)`, observe() of several in one pass, where what cannot be scored gives a sample that says why.
     reset and observe may raise InputError: the node publishes the reason with valid=false and lives on.
     """
 

@@ -191,7 +191,10 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
     parameters: the node's parameters, parsed strictly into the dataclass (types, ranges, missing ones).
         They are read-only; parameters that the dataclass lacks are ignored (a parameter file serves all nodes).
     counters: name -> value, published on /diagnostics at 1 Hz.
+    autostart: the node configures and activates itself (for nodes that nobody manages); run_node's argument does the same.
     """
+
+    autostart = False
 
     def __init__(self, name: str, parameters: type[P]) -> None:
         super().__init__(name)
@@ -431,7 +434,7 @@ def run_node(cls: Callable[[], WhetstoneNode[Any]], args: list[str] | None = Non
     code = EXIT_CRASHED
     try:
         node = cls()
-        code = _spin(node, signals, autostart)
+        code = _spin(node, signals, autostart or node.autostart)
     except WhetstoneError as error:  # from the constructor: there is no node to log through
         print(f"[FATAL] {os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
         code = EXIT_REFUSED

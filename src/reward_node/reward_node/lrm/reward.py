@@ -83,6 +83,10 @@ class LRMReward:
             vlm = replace(vlm, revision=config_hash([vlm.revision, *(revision(Path(one)) for one in settings.adapters.values())]))
         return cls(settings, vlm, config_hash(config))
 
+    def beside(self) -> LRMReward:
+        """The same weights, for another robot's camera."""
+        return LRMReward(self.settings, self._vlm, self.provenance.config)
+
     def _view(self, names: tuple[str, ...]) -> View:
         adapter = names[0] if self.settings.adapters else None
         switch(self._vlm.model, adapter)  # the prompt's head is computed at once

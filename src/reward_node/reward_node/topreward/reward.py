@@ -20,6 +20,7 @@ from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.vlm.loading import VisionLanguageModel, load
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
+from whetstone.errors import InputError
 
 _SOURCE = "config/rewards/topreward.yaml"
 
@@ -31,7 +32,7 @@ class TOPReward:
     """
 
     def __init__(self, settings: TOPRewardSettings, vlm: VisionLanguageModel, config: str) -> None:
-        self.settings = settings
+        self.settings, self._vlm = settings, vlm
         words = [settings.prompt, settings.answer, settings.contrary]
         self.provenance = Provenance("topreward", vlm.identity, vlm.revision, settings.dtype, config_hash(words), config)
         self.needs = RewardNeeds(
@@ -70,6 +71,28 @@ class TOPReward:
         """Score the newest frame against the episode so far. InputError where the camera is missing or its size is another."""
         window = self._add(images, stamp)
         return self._sample(stamp, window, self.scorer.answers()[0, 0])
+
+    def beside(self) -> TOPReward:
+        """The same weights, for another robot's video."""
+        return TOPReward(self.settings, self._vlm, self.provenance.config)
+
+    def observe_together(
+        self, models: Sequence[TOPReward], frames: Sequence[dict[str, np.ndarray]], stamps: Sequence[int]
+    ) -> list[RewardSample]:
+        """observe() of each of `models`, which share their weights with this one, in one pass. A frame that cannot be scored gives a
+        sample that says why, and does not disturb the others."""
+        windows, refused = {}, {}
+        for index, (model, images, stamp) in enumerate(zip(models, frames, stamps, strict=True)):
+            try:
+                windows[index] = model._add(images, stamp)
+            except InputError as error:
+                refused[index] = RewardSample(stamp, valid=False, reason=str(error))
+        answers = VideoScorer.answer([models[index].scorer for index in windows])
+        scored = {
+            index: models[index]._sample(stamps[index], window, answer[-1, 0])
+            for (index, window), answer in zip(windows.items(), answers, strict=True)
+        }
+        return [{**refused, **scored}[index] for index in range(len(models))]
 
     def score_episode(self, frames: list[dict[str, np.ndarray]], stamps: list[int]) -> list[RewardSample]:
         """The samples that observe() would give one by one, in as few passes as memory allows. Call reset() first."""

@@ -7,14 +7,15 @@ give the same answers; what differs is the number of passes. Depends on torch by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 
 from reward_node.topreward.window import Window, WindowSettings
 from reward_node.vlm.layout import Layout, Segment
-from reward_node.vlm.prefix import Branch, Prefix
+from reward_node.vlm.prefix import Branch, Prefix, Work, together
 
 _INTERVAL = 0.5
 """Seconds between two images of a fixed window as the prompt has it: the paper's 2 frames/s, whatever the true time."""
@@ -68,9 +69,14 @@ class VideoScorer:
         behind = (self._segment(rest, len(patches)),) if rest else ()
         self._branches += [Branch(len(patches), (*behind, question)) for question in self._questions]
         self._frames = {index: self._frames[index] for index in self._window.kept}
-        if sum(len(one.ids) for one in self._waiting) + sum(one.tokens for one in self._branches) > self._tokens:
+        if self.waiting > self._tokens:
             self._flush()
         return len(chosen)
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that the next pass would hold."""
+        return sum(len(one.ids) for one in self._waiting) + sum(one.tokens for one in self._branches)
 
     def answers(self) -> np.ndarray:
         """(frames added since the last call, questions, answers) log-probabilities, nat."""
@@ -87,11 +93,40 @@ class VideoScorer:
         return self.layout.frames(images, times)
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        branches, self._branches = self._branches, []
+        with self._work() as work:
+            if work.patches or work.branches:
+                self._done.append(self._prefix.extend(work.patches, work.branches, self._answers))
+
+    @contextmanager
+    def _work(self) -> Iterator[Work]:
+        """What waits; it waits no longer, whatever happens."""
+        work = Work(self._prefix, self._waiting, self._branches)
+        self._waiting, self._branches = [], []
         try:
-            if waiting or branches:
-                self._done.append(self._prefix.extend(waiting, branches, self._answers))
+            yield work
         except BaseException:
             del self._held[self._prefix.patches :]  # out of memory, perhaps: those scores are lost, the video is not
             raise
+
+    @staticmethod
+    def answer(scorers: Sequence[VideoScorer]) -> list[np.ndarray]:
+        """answers() of each: videos of several robots under one model, in as few passes as fit."""
+        group: list[VideoScorer] = []
+        for scorer in scorers:
+            if group and sum(one.waiting for one in group) + scorer.waiting > scorer._tokens:
+                _pass(group)
+                group = []
+            group.append(scorer)
+        _pass(group)
+        return [scorer.answers() for scorer in scorers]
+
+
+def _pass(scorers: Sequence[VideoScorer]) -> None:
+    """All that waits, in one pass. One video's own is cut into several where it is long (answers() does that)."""
+    if len(scorers) < 2:
+        return
+    with ExitStack() as stack:
+        works = [stack.enter_context(scorer._work()) for scorer in scorers]
+        found = together(works, scorers[0]._answers)
+        for scorer, answers in zip(scorers, found, strict=True):
+            scorer._done.append(answers)

@@ -1,11 +1,13 @@
 """Keys and values of a language model, in buffers that are written in place.
 
-Role: transformers' cache with two additions: appending does not copy what is there (its own concatenates, which costs a frame more
-the longer the video is), and the end can be cut off for nothing, which drops a branch. Depends on torch and transformers.
+Role: transformers' cache with three additions: appending does not copy what is there (its own concatenates, which costs a frame more
+the longer the video is), the end can be cut off for nothing, which drops a branch, and several can be written in one pass. Depends on
+torch and transformers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,3 +61,29 @@ class GrowingCache(Cache):
         for layer in self.layers:
             assert isinstance(layer, GrowingLayer)
             layer.truncate(length)
+
+
+class JoinedLayer(DynamicLayer):
+    """One layer of several caches side by side, for one pass: its new tokens are those of the first, then those of the second, ...;
+    what it shows is everything of the first, then everything of the second, ..."""
+
+    def __init__(self, layers: Sequence[GrowingLayer], counts: Sequence[int]) -> None:
+        super().__init__()
+        self._layers, self._counts = layers, list(counts)
+
+    def get_seq_length(self) -> int:
+        return sum(layer.length for layer in self._layers)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = zip(key_states.split(self._counts, dim=-2), value_states.split(self._counts, dim=-2), strict=True)
+        pairs = [layer.update(*part) for layer, part in zip(self._layers, parts, strict=True)]
+        keys, values = zip(*pairs, strict=True)
+        return torch.cat(keys, dim=-2), torch.cat(values, dim=-2)
+
+
+class JoinedCache(Cache):
+    """Several caches of one model as one, for one pass of `counts` new tokens of each."""
+
+    def __init__(self, caches: Sequence[GrowingCache], counts: Sequence[int]) -> None:
+        rows: Any = zip(*(cache.layers for cache in caches), strict=True)
+        super().__init__(layers=[JoinedLayer(row, counts) for row in rows])
