@@ -14,7 +14,7 @@ ARGS ?=
 # Runs one command inside the environment.
 IN_ENV := source scripts/env.sh;
 
-.PHONY: help setup test lint format demo demo-study assets bench bench-reward clean
+.PHONY: help setup test lint format demo demo-study study assets bench bench-reward clean
 
 help: ## this list
 	@echo "make demo [ROBOT=franka|so100] [TASK=...] [REWARD=...] [SEED=...]"
@@ -41,6 +41,9 @@ demo: setup ## the base policy evaluated, refined from camera rewards, evaluated
 
 demo-study: setup ## the figures in results/demo.json: both robots, several seeds, the control
 	@$(IN_ENV) whetstone demo-study $(ARGS)
+
+study: setup ## every learner on every robot and seed, in one process without ROS, in results/study.json
+	@$(IN_ENV) python -m robot_bringup.study $(ARGS)
 
 assets: setup ## the base policies and reward models in assets/, made again from nothing
 	@$(IN_ENV) whetstone assets $(ARGS)

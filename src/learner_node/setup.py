@@ -20,6 +20,15 @@ setup(
     extras_require={"test": ["pytest"]},
     entry_points={
         "console_scripts": ["learner_node = learner_node.node:main"],
-        "whetstone.learners": ["flow_refinement = learner_node.refinement:FlowRefinement"],
+        "whetstone.learners": [
+            "flow_refinement = learner_node.refinement:FlowRefinement",
+            "behaviour_cloning = learner_node.behaviour_cloning:BehaviourCloning",
+            "filtered_bc = learner_node.filtered_bc:FilteredBC",
+            "ra_bc = learner_node.ra_bc:RABC",
+            "top_awr = learner_node.top_awr:TOPAWR",
+            "awr = learner_node.awr:AWR",
+            "spiral = learner_node.spiral:SPIRAL",
+            "dsrl = learner_node.dsrl:DSRL",
+        ],
     },
 )

@@ -20,6 +20,10 @@ setup(
     extras_require={"test": ["pytest"]},
     entry_points={
         "console_scripts": ["policy_node = policy_node.node:main"],
-        "whetstone.policies": ["flow_vla = policy_node.flow_vla:FlowVLAPolicy"],
+        "whetstone.policies": [
+            "flow_vla = policy_node.flow_vla:FlowVLAPolicy",
+            "steered = policy_node.steered:SteeredPolicy",
+            "residual = policy_node.residual:ResidualPolicy",
+        ],
     },
 )

@@ -7,98 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from tiny_flow import TinyPolicy, rollout
 
 from learner_node.gate import Gate, Tally, worse
-from learner_node.refinement import FlowRefinement
-from learner_node.weighting import weigh
-from whetstone.contracts import FlowPolicy, Learner, Rollout
+from learner_node.imitation import labelled
+from learner_node.refinement import FlowRefinement, weigh
+from whetstone.contracts import FlowPolicy, Learner
 from whetstone.errors import ConfigError
-
-
-class TinyNetwork(nn.Module):
-    """A flow over one-row chunks of two columns, conditioned on nothing but one number."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(1 + 2 + 1, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
-
-    def velocity(self, inputs, chunk, time, scale):
-        return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
-
-    def mix(self, chunk, generator=None):
-        noise, time = torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator)
-        return (1 - time[:, None]) * noise + time[:, None] * chunk, time, None, chunk - noise
-
-    def sample(self, inputs, noise, steps, scale):
-        chunk = noise
-        for step in range(steps):
-            chunk = chunk + self.velocity(inputs, chunk, torch.full((len(noise),), step / steps), None) / steps
-        return chunk
-
-    def normalise(self, actions, proprioception):
-        return actions.flatten(1)
-
-    def denormalise(self, chunk, proprioception):
-        return chunk[:, None, :]
-
-
-class TinyPolicy:
-    spec = None
-
-    def __init__(self, demonstrations: int = 64):
-        torch.manual_seed(0)
-        self.network = TinyNetwork()
-        self._demonstrations = (torch.zeros(demonstrations, 1), torch.zeros(demonstrations, 2)) if demonstrations else None
-
-    @classmethod
-    def load(cls, config, profile, device="cpu"):
-        return cls()
-
-    def reset(self, instruction, seed, mode): ...
-
-    def act(self, observation): ...
-
-    def encode(self, images, proprioception, actions, instruction):
-        return torch.zeros(len(proprioception), 1)
-
-    def replay(self, without):
-        self.left_out = without
-        return self._demonstrations
-
-    def trainable_state(self):
-        return {name: value.detach().numpy().copy() for name, value in self.network.named_parameters()}
-
-    def load_trainable_state(self, state):
-        with torch.no_grad():
-            for name, value in self.network.named_parameters():
-                value.copy_(torch.from_numpy(state[name]))
-
-    def mean(self) -> np.ndarray:
-        with torch.no_grad():
-            noise = torch.randn(512, 2, generator=torch.Generator().manual_seed(1))
-            return self.network.sample(torch.zeros(512, 1), noise, 10, 1.0).mean(0).numpy()
-
-
-def rollout(outcome: str, action: tuple[float, float], progress=(0.0, 0.3, 0.6, 1.0), seed: int = 0) -> Rollout:
-    count = len(progress) - 1
-    return Rollout(
-        episode_id=f"train-{seed}",
-        iteration=0,
-        task="pick_and_place",
-        instruction="put the red cube in the tray",
-        seed=seed,
-        outcome=outcome,
-        reason="",
-        stamps=np.arange(count, dtype=np.int64),
-        images={},
-        proprioception=np.zeros((count, 2), np.float32),
-        actions=np.tile(np.array(action, np.float32), (count, 1, 1)),
-        latents=None,
-        log_probabilities=np.full(count, np.nan, np.float32),
-        policy_versions=np.zeros(count, np.uint64),
-        rewards={"progress": np.array(progress, np.float32)},
-    )
 
 
 def learner(seed: int = 0, **settings) -> FlowRefinement:
@@ -197,15 +112,15 @@ def test_same_seed_same_weights_other_seed_other_weights():
 
 
 def test_unlabelled_decisions_are_left_out_and_counted():
-    weighting = weigh(rollout("success", (0, 0), progress=(0.0, np.nan, 0.6, 1.0)), 0.02, 0.5)
-    assert weighting.unlabelled == 2
-    assert weighting.weights.tolist() == [0, 0, 1]
+    episode = rollout("success", (0, 0), progress=(0.0, np.nan, 0.6, 1.0))
+    assert labelled(episode).tolist() == [False, False, True]
+    assert weigh(episode, 0.02, 0.5).tolist() == [0, 0, 1]
     report = learner().update([rollout("success", (1, 1), progress=(0.0, np.nan, 0.6, 1.0))], 0, False)
     assert report.metrics["unlabelled_steps"] == 2
 
 
 def test_a_chunk_that_loses_progress_is_not_imitated():
-    assert weigh(rollout("success", (0, 0), progress=(0.3, 0.1, 0.6, 1.0)), 0.02, 0.5).weights.tolist() == [0, 1, 1]
+    assert weigh(rollout("success", (0, 0), progress=(0.3, 0.1, 0.6, 1.0)), 0.02, 0.5).tolist() == [0, 1, 1]
 
 
 @settings(max_examples=50, deadline=None)
@@ -213,12 +128,12 @@ def test_a_chunk_that_loses_progress_is_not_imitated():
     st.lists(st.floats(0, 1, width=32) | st.just(float("nan")), min_size=2, max_size=12), st.sampled_from(["success", "timeout", "failure"])
 )
 def test_only_labelled_chunks_have_weight_and_only_those_of_successes_a_positive_one(progress, outcome):
-    weighting = weigh(rollout(outcome, (0, 0), progress=tuple(progress)), 0.02, 0.5)
+    weights = weigh(rollout(outcome, (0, 0), progress=tuple(progress)), 0.02, 0.5)
     gain = np.diff(np.float32(progress).astype(float))
-    assert weighting.unlabelled == np.isnan(gain).sum()
+    assert labelled(rollout(outcome, (0, 0), progress=tuple(progress))).tolist() == np.isfinite(gain).tolist()
     if outcome != "success":
-        assert weighting.weights.tolist() == [-0.5 if np.isfinite(value) else 0.0 for value in gain]
-    assert not weighting.weights[np.isnan(gain)].any()
+        assert weights.tolist() == [-0.5 if np.isfinite(value) else 0.0 for value in gain]
+    assert not weights[np.isnan(gain)].any()
 
 
 def test_the_gate_goes_back_only_beyond_chance():
@@ -236,11 +151,11 @@ def test_a_collapse_is_rolled_back_to_the_best_weights():
     good = [rollout("success", (1.0, 1.0), seed=i) for i in range(10)]
     taught.update(good, 0, False)
     taught.update(good, 1, False)
-    best = {name: value.copy() for name, value in taught._states[taught._gate.best].items()}
+    best = {name: value.copy() for name, value in taught._rounds.states[taught._rounds.gate.best].items()}
     report = taught.update([rollout("timeout", (1.0, 1.0), seed=i) for i in range(10)], 2, False)
     assert "rolled back" in report.reason
-    assert taught._gate.best in taught._states
-    assert all(np.array_equal(best[name], taught._states[taught._gate.best][name]) for name in best)
+    assert taught._rounds.gate.best in taught._rounds.states
+    assert all(np.array_equal(best[name], taught._rounds.states[taught._rounds.gate.best][name]) for name in best)
 
 
 @given(base=st.integers(0, 48), now=st.integers(0, 48))

@@ -43,8 +43,9 @@ class FlowNetwork(nn.Module):
     def __init__(self, features: int, columns: int, horizon: int, width: int, blocks: int, text_size: int):
         super().__init__()
         self.columns, self.horizon = columns, horizon
+        self.seen = features + 2 * columns + text_size  # numbers in what inputs() makes
         self.text = TextEncoder(text_size)
-        self.context = nn.Sequential(nn.Linear(features + 2 * columns + text_size, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.context = nn.Sequential(nn.Linear(self.seen, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.chunk_in = nn.Linear(horizon * columns, width)
         self.time_in = nn.Sequential(nn.Linear(33, width), nn.GELU())
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))

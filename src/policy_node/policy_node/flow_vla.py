@@ -125,20 +125,37 @@ class FlowVLAPolicy:
     @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
         """latent: the initial noise of the flow, (horizon * columns,) float32."""
-        features = self.vision.features({camera: observation.images[camera][None] for camera in CAMERAS if camera in observation.images})
-        proprioception = torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
+        inputs = self.see(observation)
         noise = self._draw() if self._kept is None else self._kept
-        previous = proprioception if self._previous is None else self._previous
-        inputs = self.network.inputs(self.localiser(features, proprioception), proprioception, previous, self._text)
         if self._kept is None:
             chunk = self._sample(inputs, noise, [self._scale])
         else:
             chunk, greedy = self._sample(inputs.expand(2, -1), np.concatenate([noise, np.zeros_like(noise)]), [self._scale, 0.0]).split(1)
             chunk = greedy + self.config.exploration * (chunk - greedy)
-        rows = self.network.denormalise(chunk, proprioception)
+        return Chunk(actions=self.execute(observation, chunk), latent=noise[0])
+
+    @torch.no_grad()
+    def see(self, observation: Observation) -> torch.Tensor:
+        """What the network sees at this decision, (1, inputs)."""
+        features = self.vision.features({camera: observation.images[camera][None] for camera in CAMERAS if camera in observation.images})
+        state = self._state(observation)
+        previous = state if self._previous is None else self._previous
+        return self.network.inputs(self.localiser(features, state), state, previous, self._text)
+
+    @torch.no_grad()
+    def chunks(self, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Normalised chunks (B, horizon * columns) of the sampled policy, from noise of unit variance (B, horizon * columns)."""
+        return self.network.sample(inputs, noise, self.config.flow_steps, torch.ones(len(noise), device=noise.device))
+
+    @torch.no_grad()
+    def execute(self, observation: Observation, chunk: torch.Tensor) -> np.ndarray:
+        """The actions (horizon, columns) of a normalised chunk (1, horizon * columns), which is taken for what will be done."""
+        rows = self.network.denormalise(chunk, self._state(observation))
         self._previous = rows[:, self.config.execute - 1]
-        actions = rows[0].cpu().numpy()
-        return Chunk(actions=actions.astype(np.float32), latent=noise[0])
+        return rows[0].cpu().numpy().astype(np.float32)
+
+    def _state(self, observation: Observation) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
 
     def _sample(self, inputs: torch.Tensor, noise: np.ndarray, scales: list[float]) -> torch.Tensor:
         start = torch.from_numpy(noise).to(self.device)
@@ -168,7 +185,7 @@ class FlowVLAPolicy:
                 instructions = json.loads(file.metadata()["instructions"])
         except Exception as error:  # safetensors raises its own types; whatever it is, the file is unusable
             raise AssetError(f"{path.name}: cannot be read ({error}); make it again with `make assets`") from None
-        if inputs.shape[1] != self.network.context[0].in_features or chunks.shape[1] != self.config.horizon * self.columns:
+        if inputs.shape[1] != self.network.seen or chunks.shape[1] != self.config.horizon * self.columns:
             raise AssetError(f"{path.name}: made for another policy; make it again with `make assets`")
         kept = torch.tensor([instructions[index] != without for index in which.tolist()], dtype=torch.bool)
         return (inputs[kept].float().to(self.device), chunks[kept].float().to(self.device)) if kept.any() else None

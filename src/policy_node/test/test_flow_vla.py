@@ -11,31 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small_flow_vla import observation, small
 
 from policy_node.flow_network import FlowNetwork
-from policy_node.flow_vla import FlowVLAConfig, FlowVLAPolicy
+from policy_node.flow_vla import FlowVLAPolicy
 from policy_node.localiser import Localiser
 from whetstone.contracts import Observation, Policy
 from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.profile import load_profile
-from whetstone.vision import CAMERAS, VisionEncoder
+from whetstone.vision import VisionEncoder
 
 
 @pytest.fixture(scope="module")
 def policy() -> FlowVLAPolicy:
-    torch.manual_seed(0)
-    built = FlowVLAPolicy(
-        FlowVLAConfig(width=32, blocks=1, text_size=16), load_profile("franka"), VisionEncoder(8).eval(), Localiser(48, 8, 16).eval()
-    )
-    with torch.no_grad():
-        built.network.chunk_out.weight.normal_(0, 0.05)
-    return built
-
-
-def observation(seed: int = 0) -> Observation:
-    rng = np.random.default_rng(seed)
-    images = {camera: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for camera in CAMERAS}
-    return Observation(0, images, rng.normal(0, 0.3, 8).astype(np.float32))
+    return small()
 
 
 def test_it_fulfils_the_contract(policy):

@@ -99,8 +99,12 @@ def test_several_instructions_over_one_video(reward: TOPReward) -> None:
 
 
 @pytest.mark.parametrize("window", [{"kind": "growing", "frames": 6}, {"kind": "fixed", "frames": 8}])
-def test_several_robots_in_one_pass_are_scored_as_each_alone(model_folder: Path, window: dict[str, Any]) -> None:
+@pytest.mark.parametrize("limit", [2048, 300], ids=["one pass", "some alone"])
+def test_several_robots_in_one_pass_are_scored_as_each_alone(
+    model_folder: Path, window: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Robots that began at different times, were told different things, and one of them shows an image that cannot be scored."""
+    monkeypatch.setattr("reward_node.topreward.scorer.TOGETHER", limit)
     alone = TOPReward.load(configuration(model_folder, window=window), PROFILE)
     robots = [alone, alone.beside(), alone.beside()]
     words = ["move", "put the red cube in the tray", "open the drawer"]

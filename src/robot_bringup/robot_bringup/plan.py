@@ -209,7 +209,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         raise ConfigError(f"weights:={values['weights']}: no such file")
     for name in ("policy", "reward"):
         if name in contents:
-            _check_assets(contents[name], profile.name)
+            _check_assets(contents[name], profile.name, kinds[name])
+    if "learner" in contents:
+        _check_fit(contents["learner"], contents["policy"], values)
     if "reward" in contents:
         _check_model(contents["reward"], config.show(files["reward"]))
     run_dir = _run_dir(values, mode)
@@ -233,7 +235,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "weights": values.get("weights", ""),
     }
     every = _steps(contents["reward"], "every", config.show(files["reward"])) if mode == "refine" else 0
-    execute = _steps(contents["policy"], "execute", config.show(files["policy"]), every) if mode == "refine" else 0
+    deciding = _innermost(contents["policy"]) if mode == "refine" else {}
+    execute = _steps(deciding, "execute", config.show(files["policy"]), every) if mode == "refine" else 0
     if execute and execute % every:
         # Rewards are joined to decisions by stamp: those that fall between two scores would stay unlabelled.
         raise ConfigError(
@@ -294,6 +297,13 @@ def _steps(contents: Mapping[str, Any], key: str, source: str, default: int | No
     return value
 
 
+def _innermost(policy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The policy that decides how many rows of a chunk are executed: of one that steers another, that one."""
+    while isinstance(policy.get("inner"), str):
+        policy = config.load_yaml(config.find("policies", policy["inner"]))
+    return policy
+
+
 def deployment(values: Mapping[str, Any], policy: Mapping[str, Any], source: str) -> str:
     """How an evaluated policy acts: the argument, else the policy's YAML, else sampled."""
     chosen = values["deployment"]
@@ -341,13 +351,22 @@ def _segments(mode: str, values: Mapping[str, Any], contents: Mapping[str, dict[
     return segments
 
 
-def _check_assets(content: Mapping[str, Any], robot: str) -> None:
-    """Raises AssetError where a file of weights that the YAML names is missing. `inner` names another reward's YAML."""
+def _check_assets(content: Mapping[str, Any], robot: str, kind: str) -> None:
+    """Raises AssetError where a file of weights that the YAML names is missing. `inner` names another file of its folder, config/<kind>."""
     for key in ("weights", "bank", "demonstrations"):
         if isinstance(content.get(key), str):
             asset_path(content[key].replace("{robot}", robot))
     if isinstance(content.get("inner"), str):
-        _check_assets(config.load_yaml(config.find("rewards", content["inner"])), robot)
+        _check_assets(config.load_yaml(config.find(kind, content["inner"])), robot, kind)
+
+
+def _check_fit(learner: Mapping[str, Any], policy: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the learner's YAML names a policy of another plug-in than the chosen one."""
+    if not isinstance(learner.get("policy"), str):
+        return
+    wanted = config.load_yaml(config.find("policies", learner["policy"])).get("plugin", learner["policy"])
+    if policy.get("plugin", values["policy"]) != wanted:
+        raise ConfigError(f"learner:={values['learner']} does not go with policy:={values['policy']}; use policy:={learner['policy']}")
 
 
 def _check_model(content: Mapping[str, Any], source: str) -> None:

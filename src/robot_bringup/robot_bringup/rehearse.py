@@ -40,24 +40,23 @@ DEFAULTS = {
 class Rehearsal:
     """One simulation, the policy that acts in it, the reward model that judges it, and a learner with a policy of its own."""
 
-    def __init__(self, given: dict[str, str]):
-        profile = load_profile(given["robot"])
-        self._task = load_task(given["task"], profile.name)
-        reward_settings = config.load_yaml(config.find("rewards", given["reward"]))
+    def __init__(self, *, robot: str, task: str, policy: str, reward: str, learner: str, seed: int):
+        profile = load_profile(robot)
+        self._task = load_task(task, profile.name)
+        reward_settings = config.load_yaml(config.find("rewards", reward))
         if "success" not in reward_settings:
-            raise ConfigError(f"reward '{given['reward']}' has no 'success': nothing would end an episode as one")
-        self._completion = config.parse(Completion, reward_settings["success"], f"reward '{given['reward']}': success")
-        policies, policy_settings = configured("whetstone.policies", given["policy"])
-        learners, learner_settings = configured("whetstone.learners", given["learner"])
-        self._seed = integer(given, "seed")
-        self._sim = Simulation(profile)
+            raise ConfigError(f"reward '{reward}' has no 'success': nothing would end an episode as one")
+        self._completion = config.parse(Completion, reward_settings["success"], f"reward '{reward}': success")
+        policies, policy_settings = configured("whetstone.policies", policy)
+        learners, learner_settings = configured("whetstone.learners", learner)
+        self._seed = seed
         self._policy: Policy = policies.load(policy_settings, profile)
-        self._reward: RewardModel = load_reward(given["reward"], profile)
+        self._reward: RewardModel = load_reward(reward, profile)
         self._learner: Learner = learners.load(learner_settings, policies.load(policy_settings, profile), self._seed)
+        self._sim = Simulation(profile)
 
-    def evaluate(self, mode: PolicyMode, episodes: int) -> float:
-        """Share of true successes on the seed's development scenes: what is tuned here must not be tuned on the test scenes."""
-        first = development_seeds(self._seed)
+    def evaluate(self, mode: PolicyMode, episodes: int, first: int) -> float:
+        """Share of true successes on the scenes of consecutive seeds."""
         done = [run_episode(self._sim, self._policy, self._task, first + index, mode).success for index in range(episodes)]
         return float(np.mean(done))
 
@@ -82,7 +81,10 @@ class Rehearsal:
             self._policy.load_trainable_state(self._learner.trainable_state())
         return played, report.reason
 
-    def close(self) -> None:
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._sim.close()
 
 
@@ -91,20 +93,24 @@ def main(arguments: list[str]) -> None:
     iterations, episodes, evaluated, every = (integer(given, key) for key in ("iterations", "episodes", "evaluation_episodes", "every"))
     if iterations < 0 or min(episodes, evaluated, every) < 1:
         raise ConfigError("iterations:= must be 0 or more; episodes:=, evaluation_episodes:= and every:= at least 1")
-    rehearsal = Rehearsal(given)
+    names = {name: given[name] for name in ("robot", "task", "policy", "reward", "learner")}
+    seed = integer(given, "seed")
     modes: tuple[PolicyMode, ...] = ("greedy", "sampled")
+    with Rehearsal(**names, seed=seed) as rehearsal:
 
-    def evaluation() -> str:
-        return ", ".join(f"{mode} {rehearsal.evaluate(mode, evaluated):.0%}" for mode in modes) + f" of {evaluated} development episodes"
+        def evaluation() -> str:
+            # What is tuned here must not be tuned on the test scenes.
+            first = development_seeds(seed)
+            rates = ", ".join(f"{mode} {rehearsal.evaluate(mode, evaluated, first):.0%}" for mode in modes)
+            return f"{rates} of {evaluated} development episodes"
 
-    print(f"{given['robot']} {given['task']}, base policy: {evaluation()}", flush=True)
-    for iteration in range(iterations):
-        played, said = rehearsal.iterate(iteration, episodes, iteration + 1 == iterations)
-        judged = np.mean([episode.rollout.outcome == "success" for episode in played])
-        print(f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}", flush=True)
-        if (iteration + 1) % every == 0 or iteration + 1 == iterations:
-            print(f"after iteration {iteration}: {evaluation()}", flush=True)
-    rehearsal.close()
+        print(f"{given['robot']} {given['task']}, base policy: {evaluation()}", flush=True)
+        for iteration in range(iterations):
+            played, said = rehearsal.iterate(iteration, episodes, iteration + 1 == iterations)
+            judged = np.mean([episode.rollout.outcome == "success" for episode in played])
+            print(f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}", flush=True)
+            if (iteration + 1) % every == 0 or iteration + 1 == iterations:
+                print(f"after iteration {iteration}: {evaluation()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -71,6 +71,20 @@ def test_a_reward_node_for_several_robots_has_no_manager(root):
     assert not planned.segments and "OMP_NUM_THREADS" not in planned.environment
 
 
+def test_a_policy_around_another_decides_as_often_as_that(root):
+    """`inner` is followed for `execute` and for the weights that must be there; a learner may say which policy it goes with."""
+    (root / "config" / "policies" / "wrapped.yaml").write_text("plugin: wrapped\ninner: slow\n")
+    (root / "config" / "learners" / "picky.yaml").write_text("plugin: picky\npolicy: wrapped\n")
+    (root / "config" / "policies" / "slow.yaml").write_text("plugin: slow\nexecute: 7\n")
+    with pytest.raises(ConfigError, match="learner:=picky does not go with policy:=still; use policy:=wrapped"):
+        plan("refine", {**GOOD, "learner": "picky"})
+    with pytest.raises(ConfigError, match="the policy decides every 7 control steps"):
+        plan("refine", {**GOOD, "policy": "wrapped", "learner": "picky"})
+    (root / "config" / "policies" / "slow.yaml").write_text("plugin: slow\nexecute: 20\nweights: gone_{robot}.safetensors\n")
+    with pytest.raises(AssetError, match="gone_franka.safetensors"):
+        plan("refine", {**GOOD, "policy": "wrapped", "learner": "picky"})
+
+
 def test_a_run_may_leave_the_reward_node_to_another(root):
     planned = plan("refine", {**GOOD, "without": "reward"})
     assert "reward" not in names(planned) and "reward" not in node(planned, "episode_manager").parameters["managed"]

@@ -113,6 +113,50 @@ class FlowPolicy(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class SteeredPolicy(Policy, Protocol):
+    """A frozen flow policy whose initial noise a trainable actor chooses: what DSRL asks for beyond Policy.
+
+    actor: whetstone.networks.NoiseActor. Chunk.latent is the noise that was chosen, (actor.size,).
+    """
+
+    actor: Any
+
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> Any:
+        """As FlowPolicy.encode."""
+        ...
+
+
+@runtime_checkable
+class ResidualPolicy(Policy, Protocol):
+    """A frozen flow policy with a trainable correction on top, and critics that choose among several chunks: what SPIRAL asks for.
+
+    residual: torch module, (inputs, chunks) -> correction; critics: whetstone.networks.Critics. Chunks here are (B, execute * columns): the
+    rows that are carried out, normalised. scale: of the correction; noise: numbers that the frozen policy's flow begins with.
+    """
+
+    residual: Any
+    critics: Any
+    scale: float
+    noise: int
+
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> Any:
+        """As FlowPolicy.encode."""
+        ...
+
+    def carried_out(self, actions: np.ndarray, proprioception: np.ndarray) -> Any:
+        """(T, horizon, columns) actions, (T, columns) measured -> (T, execute * columns), normalised."""
+        ...
+
+    def propose(self, inputs: Any, noise: Any) -> Any:
+        """Chunks of the frozen policy, from noise of unit variance (B, self.noise)."""
+        ...
+
+    def correct(self, inputs: Any, chunks: Any) -> Any:
+        """The chunks with the correction added, differentiable in the residual's weights."""
+        ...
+
+
 @dataclass(frozen=True)
 class RewardSample:
     """One score; fields as in whetstone_msgs/Reward. A value the model does not give is NaN."""

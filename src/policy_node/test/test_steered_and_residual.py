@@ -1,0 +1,163 @@
+"""The policies around a frozen flow policy: what they change, what they leave, what they send."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_flow_vla import observation, small
+
+from policy_node.residual import ResidualConfig, ResidualPolicy
+from policy_node.steered import SteeredConfig, SteeredPolicy
+from whetstone import contracts
+from whetstone.config import load_yaml, root
+from whetstone.errors import ConfigError
+from whetstone.plugins import load_plugin
+from whetstone.profile import load_profile
+
+INSTRUCTION = "put the red cube in the tray"
+
+
+def steered() -> SteeredPolicy:
+    return SteeredPolicy(SteeredConfig(width=16), small())
+
+
+def residual(**changes: Any) -> ResidualPolicy:
+    return ResidualPolicy(ResidualConfig(width=16, **changes), small())
+
+
+MAKE = {"steered": steered, "residual": residual}
+
+
+def act(policy: Any, seed: int, mode: contracts.PolicyMode) -> contracts.Chunk:
+    policy.reset(INSTRUCTION, seed, mode)
+    return policy.act(observation())
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_it_fulfils_the_contract_and_its_configuration_is_the_plug_in_s_own(name: str) -> None:
+    policy = MAKE[name]()
+    assert isinstance(policy, contracts.Policy)
+    assert isinstance(policy, {"steered": contracts.SteeredPolicy, "residual": contracts.ResidualPolicy}[name])
+    given = load_yaml(root() / "config" / "policies" / f"{name}.yaml")
+    assert load_plugin("whetstone.policies", name) is type(policy)
+    assert {key: value for key, value in given.items() if key != "width"} == {
+        key: getattr(type(policy.config)(), key) for key in given if key != "width"
+    }
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_an_episode_follows_from_its_seed(name: str) -> None:
+    policy = MAKE[name]()
+    one, again, other = (act(policy, seed, "sampled") for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.actions, again.actions)
+    np.testing.assert_array_equal(one.latent, again.latent)
+    assert not np.allclose(one.actions, other.actions)
+    assert one.actions.shape == (policy.spec.horizon, 8) and one.actions.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_only_its_own_networks_are_trained_and_sent(name: str) -> None:
+    policy, other = MAKE[name](), MAKE[name]()
+    state = policy.trainable_state()
+    assert all(np.array_equal(state[key], value) for key, value in other.trainable_state().items()), "both sides begin alike"
+    assert all(key.partition(".")[0] in ("actor", "residual", "critics") for key in state)
+    changed = {key: value + 0.1 for key, value in state.items()}
+    policy.load_trainable_state(changed)
+    assert all(np.allclose(policy.trainable_state()[key], value) for key, value in changed.items())
+    first = next(iter(state))
+    for wrong, said in (
+        ({key: value for key, value in state.items() if key != first}, f"'{first}' is missing"),
+        ({**state, "more": np.zeros(1)}, "'more' is unknown"),
+        ({**state, first: np.zeros(3)}, f"'{first}' has shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            policy.load_trainable_state(wrong)
+    assert all(np.allclose(policy.trainable_state()[key], value) for key, value in changed.items()), "a refused state changed something"
+
+
+def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
+    policy = steered()
+    chunk = act(policy, 5, "exploring")
+    assert chunk.latent is not None and chunk.latent.shape == (8,) and np.abs(chunk.latent).max() <= 2.0
+    plain = small()
+    plain.reset(INSTRUCTION, 0, "sampled")
+    inputs = plain.see(observation())
+    expected = plain.execute(observation(), plain.chunks(inputs, torch.from_numpy(np.tile(chunk.latent, plain.spec.horizon))[None]))
+    np.testing.assert_allclose(chunk.actions, expected, atol=1e-6)
+    greedy = act(policy, 5, "greedy")
+    np.testing.assert_array_equal(greedy.latent, np.zeros(8)), "an actor that has learned nothing chooses the middle"
+    np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
+
+
+def test_noise_begins_as_that_of_the_flow_s_training_and_its_density_is_right() -> None:
+    policy = steered()
+    actor, inputs = policy.actor, torch.zeros(4000, policy.inner.network.seen)
+    with torch.no_grad():
+        noise, density = actor.sample(inputs, torch.Generator().manual_seed(0))
+        assert 0.8 < float(noise.std()) < 1.1 and float(noise.abs().max()) <= actor.bound
+        mean, spread = actor(inputs[:1])
+        plain = torch.distributions.Normal(mean, spread.exp())
+        squashed = torch.distributions.TransformedDistribution(
+            plain, [torch.distributions.TanhTransform(), torch.distributions.AffineTransform(0.0, actor.bound)]
+        )
+        inside = noise.abs().max(1).values < 0.99 * actor.bound
+        torch.testing.assert_close(density[inside], squashed.log_prob(noise[inside]).sum(-1), atol=1e-3, rtol=1e-3)
+
+
+def test_a_residual_that_has_learned_nothing_changes_nothing() -> None:
+    policy = residual(choices=1)
+    plain = small()
+    plain.reset(INSTRUCTION, 0, "sampled")
+    inputs = plain.see(observation())
+    expected = plain.execute(observation(), plain.chunks(inputs, torch.zeros(1, plain.spec.horizon * 8)))
+    np.testing.assert_allclose(act(policy, 7, "greedy").actions, expected, atol=1e-6)
+
+
+def test_the_correction_is_added_to_the_rows_that_are_carried_out() -> None:
+    policy = residual(choices=1, scale=0.5)
+    before = act(policy, 7, "greedy").actions
+    with torch.no_grad():
+        next(value for name, value in reversed(list(policy.residual.named_parameters())) if name.endswith("bias")).fill_(1.0)
+    after = act(policy, 7, "greedy").actions
+    execute, moved = policy.spec.execute, policy.inner.network.delta_scale.numpy() * 0.5
+    np.testing.assert_allclose(after[:execute, :-1] - before[:execute, :-1], moved[:execute], atol=1e-5)
+    np.testing.assert_array_equal(after[execute:], before[execute:])
+    carried = policy.carried_out(after[None], observation().proprioception[None])
+    with torch.no_grad():
+        zero = torch.zeros(1, policy.noise)
+        policy.inner.reset(INSTRUCTION, 0, "sampled")
+        inputs = policy.inner.see(observation())
+        expected = policy.correct(inputs, policy.propose(inputs, zero))
+    joints = torch.ones(execute, 8, dtype=torch.bool)
+    joints[:, -1] = False  # the gripper is clipped to [0, 1] on its way
+    torch.testing.assert_close(carried[0][joints.flatten()], expected[0][joints.flatten()], atol=1e-4, rtol=1e-4)
+
+
+def test_the_best_of_several_is_the_critics_choice() -> None:
+    policy = residual(choices=6, critics=2)
+    policy.critics.forward = lambda inputs, chunks: torch.stack([chunks[:, 0], chunks[:, 0] + 1])  # type: ignore[method-assign]
+    policy.reset(INSTRUCTION, 3, "greedy")
+    chosen = policy.act(observation()).latent
+    policy.reset(INSTRUCTION, 3, "greedy")
+    inputs = policy.inner.see(observation()).expand(6, -1)
+    noise = np.random.default_rng([3, 29]).standard_normal((6, policy.noise)).astype(np.float32)
+    noise[0] = 0
+    first = policy.propose(inputs, torch.from_numpy(noise))[:, 0]
+    np.testing.assert_array_equal(chosen, noise[int(first.argmax())])
+
+
+def test_an_inner_policy_that_cannot_be_begun_from_noise_is_named() -> None:
+    from policy_node import inner as module
+
+    class Other:
+        @classmethod
+        def load(cls, *_: Any) -> Other:
+            return cls()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "configured", lambda *_: (Other, {}))
+        with pytest.raises(ConfigError, match="key 'inner': policy 'other' has no see"):
+            module.load_inner("other", load_profile("franka"), "cpu", "my.yaml")

@@ -1,0 +1,85 @@
+"""The study of learners: its cases, what it compares, that it goes on where it was cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robot_bringup import study
+from robot_bringup.study import ARGUMENTS, BASE_SUBJECT, Case
+from whetstone import jsonfile
+from whetstone.errors import ConfigError
+
+
+def values(**changes: str) -> dict[str, str]:
+    return {**ARGUMENTS, **changes}
+
+
+def test_every_learner_on_every_robot_task_and_seed_and_each_control() -> None:
+    found = study.cases(values(learners="ra_bc,awr", seeds="0,1", tasks="push,reach"))
+    assert len(found) == len(set(found)) == 2 * 2 * 2 * (1 + 2 + 2)
+    assert all(not case.learner for case in found[:8]), "what the others are compared with comes first"
+    assert {case.subject for case in found} == {BASE_SUBJECT, "ra_bc", "awr", "ra_bc, shuffled rewards", "awr, shuffled rewards"}
+    assert not any(case.control for case in study.cases(values(controls="false")))
+
+
+def test_a_configuration_follows_what_figures_depend_on() -> None:
+    base, learner = study.cases(values(learners="awr", controls="false", robots="so100", seeds="0"))
+    more = study.cases(values(learners="awr", controls="false", robots="so100", seeds="0", iterations="6"))
+    assert more[0].configuration() == base.configuration(), "the base policy knows no iterations"
+    assert more[1].configuration() != learner.configuration()
+    assert study.cases(values(learners="ra_bc", controls="false", robots="so100", seeds="0"))[1].configuration() != learner.configuration()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learners": "ra_bs"}, "unknown learner 'ra_bs'; did you mean 'ra_bc'"),
+        ({"tasks": "push,"}, "tasks:=push, must be names joined by commas"),
+        ({"seeds": "one"}, "seeds:=one must be integers"),
+        ({"seeds": "50"}, "50"),
+        ({"iterations": "0"}, "at least 1"),
+        ({"controls": "maybe"}, "controls:=maybe must be true or false"),
+    ],
+)
+def test_wrong_words_are_named(changes: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        study.cases(values(**changes))
+
+
+def test_sample_efficiency_is_the_first_twenty_points_above_the_base_policy() -> None:
+    def rows(*rates: float) -> list[dict[str, Any]]:
+        return [{"metric": f"success_after_{10 * (count + 1)}", "value": rate} for count, rate in enumerate(rates)]
+
+    def episodes(*rates: float) -> list[float]:
+        found = study.gained(rows(*rates), 0.5, "case", "awr")
+        assert found[0]["metric"] == "success_base" and found[0]["value"] == 0.5
+        return [row["value"] for row in found[1:]]
+
+    assert episodes(0.4, 0.7, 0.6) == [20]
+    assert episodes(0.69, 0.6) == []
+
+
+def test_a_study_is_run_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two episodes of the real thing on each side; the second call has nothing to do."""
+    path = tmp_path / "study.json"
+    words = ["robots:=so100", "seeds:=3", "learners:=ra_bc", "iterations:=1", "episodes:=2", "evaluation_episodes:=2", "controls:=false"]
+    words.append(f"results:={path}")
+    study.main(words)
+    data = jsonfile.read(path)
+    assert data is not None and data["command"].startswith("make study ARGS='robots:=so100")
+    place = "so100/pick_and_place/seed3"
+    there = {(row["subject"], row["metric"]) for row in data["rows"] if row["case"] == place}
+    assert {(BASE_SUBJECT, "success_base_greedy"), ("ra_bc", "success_base"), ("ra_bc", "success_refined")} <= there
+    assert path.with_suffix(".png").stat().st_size > 5_000
+    capsys.readouterr()
+    study.main(words)
+    assert capsys.readouterr().out.count("there already") == 2
+    assert jsonfile.read(path)["rows"] == data["rows"]  # type: ignore[index]
+
+
+def test_a_case_is_named_for_the_results_file() -> None:
+    case = Case("so100", "push", 1, "awr", True, "sarm2", "flow_vla", 5, 48, 50)
+    assert case.name == "so100/push/seed1 awr, shuffled rewards"
