@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROBOTS = ("franka", "so100")
-REWARDS = [(reward, robot) for reward in ("sarm2", "topreward") for robot in ROBOTS]
+REWARDS = [(reward, robot) for reward in ("sarm2", "topreward", "topreward_int8") for robot in ROBOTS]
 REWARD_METRICS = {
     "rank correlation of its value with time (VOC), successes": "voc_success",
     "success/failure ROC-AUC, completion": "success_auc_completion",

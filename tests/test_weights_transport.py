@@ -13,8 +13,9 @@ from graph import ROBOT, Graph
 from whetstone_msgs.msg import Episode, WeightsAck, WeightsChunk, WeightsManifest
 from whetstone_msgs.srv import ResendChunks
 
-from learner_node.publisher import WeightsPublisher
+from learner_node.publisher import Pushed, WeightsPublisher
 from whetstone.ros import EVENT, LATCHED, WEIGHTS_CHUNK, manifest_to_message
+from whetstone.signing import sign
 
 BALLAST = 400_000  # floats: four chunks
 
@@ -23,16 +24,19 @@ class Sender:
     """A learner's side with a wire that can damage or lose chunks."""
 
     def __init__(self, graph: Graph, config_hash: str = "c0ffee") -> None:
-        self.graph, self.acks, self.requests, self.damage = graph, [], [], {}
+        self.graph, self.acks, self.requests, self.damage, self.key = graph, [], [], {}, b""
+        self.config_hash = config_hash
         node = graph.node
         self.manifests = node.create_publisher(WeightsManifest, "weights/manifest", LATCHED)
         self.chunks = node.create_publisher(WeightsChunk, "weights/chunk", WEIGHTS_CHUNK)
         node.create_subscription(WeightsAck, "weights/ack", self.acks.append, EVENT)
         node.create_service(ResendChunks, "weights/resend", self.resend)
-        self.publisher = WeightsPublisher(
-            lambda pushed: self.manifests.publish(manifest_to_message(pushed.manifest, 0, pushed.parent, 0, "stand_in", config_hash)),
-            self.send,
-        )
+        self.publisher = WeightsPublisher(self.announce, self.send)
+
+    def announce(self, pushed: Pushed) -> None:
+        said = pushed.parent, 0, "stand_in", self.config_hash
+        signature = sign(self.key, pushed.manifest, *said) if self.key else ""
+        self.manifests.publish(manifest_to_message(pushed.manifest, 0, *said, signature))
 
     def send(self, version: int, index: int, data: bytes) -> None:
         """damage: index -> how often it is lost (None) or damaged (a byte to flip)."""
@@ -67,8 +71,8 @@ def graph(tmp_path, domain):
     graph.close()
 
 
-def start_policy(graph: Graph) -> None:
-    graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in)
+def start_policy(graph: Graph, weights_key: str = "") -> None:
+    graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in, weights_key=weights_key)
 
 
 def test_lost_and_damaged_chunks_are_sent_again_and_the_boundary_is_kept(graph: Graph) -> None:
@@ -104,6 +108,27 @@ def test_late_joiner_gets_what_was_pushed_before_it_came(graph: Graph) -> None:
     start_policy(graph)
     assert sender.until_ack(4).status == WeightsAck.STATUS_APPLIED
     assert sender.requests == [[0, 1, 2, 3]]
+
+
+def test_with_a_key_only_signed_weights_are_taken(graph: Graph, tmp_path) -> None:
+    """What was not signed, or with another key, changes nothing, not even what version comes next."""
+    key = tmp_path / "key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    sender = Sender(graph)
+    start_policy(graph, weights_key=str(key))
+    graph.until_matched(sender.chunks, sender.manifests, graph.episodes)
+    graph.say(Episode.PHASE_ENDED)
+    sender.push(7)
+    ack = sender.until_ack(7)
+    assert ack.status == WeightsAck.STATUS_REFUSED and "is not signed" in ack.reason
+    sender.key = b"o" * 32
+    sender.push(9)
+    ack = sender.until_ack(9)
+    assert ack.status == WeightsAck.STATUS_REFUSED and "another key" in ack.reason
+    sender.key, sender.publisher = key.read_bytes(), WeightsPublisher(sender.announce, sender.send)
+    sender.push(1)
+    assert sender.until_ack(1).status == WeightsAck.STATUS_APPLIED
 
 
 def test_weights_of_another_configuration_are_refused_by_name(graph: Graph) -> None:

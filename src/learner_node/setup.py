@@ -29,6 +29,7 @@ setup(
             "awr = learner_node.awr:AWR",
             "spiral = learner_node.spiral:SPIRAL",
             "dsrl = learner_node.dsrl:DSRL",
+            "ppo = learner_node.ppo:PPO",
         ],
     },
 )

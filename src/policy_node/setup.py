@@ -23,6 +23,7 @@ setup(
         "whetstone.policies": [
             "flow_vla = policy_node.flow_vla:FlowVLAPolicy",
             "steered = policy_node.steered:SteeredPolicy",
+            "stochastic = policy_node.stochastic:StochasticPolicy",
             "residual = policy_node.residual:ResidualPolicy",
         ],
     },

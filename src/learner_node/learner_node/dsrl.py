@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from learner_node.descent import Descent, DivergedError
 from learner_node.replay import Transitions, transitions
 from learner_node.rounds import GateConfig, Rounds, judged
 from learner_node.shaping import Shaping
@@ -86,11 +87,12 @@ class DSRL:
         fresh = sum(len(one) for one in new)
         if not fresh:
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
-        metrics |= self._train(round(self.config.updates * fresh))
-        if not math.isfinite(metrics["loss"]):
-            self._rounds.restore(self._rounds.gate.best)
+        try:
+            metrics |= self._train(round(self.config.updates * fresh))
+        except DivergedError as error:
+            self._rounds.undo()
             self._critics = None
-            return UpdateReport(False, f"loss is {metrics['loss']}: update undone", metrics)
+            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
         self._rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
@@ -125,6 +127,7 @@ class DSRL:
         config, data = self.config, Transitions.joined(self._replay)
         critics = self._critics = self._critics or self._begin(data.inputs.shape[1])
         seen: list[dict[str, float]] = []
+        descent = Descent(norm=10.0)
         for _ in range(steps):
             batch = data.draw(config.batch, self._rng)
             alpha = self._alpha.exp().detach()
@@ -134,22 +137,23 @@ class DSRL:
                 value = self._slow(batch.following, noise)[pair].min(0).values - alpha * density
                 wanted = batch.rewards + config.shaping.discount * (1 - batch.done) * value
             loss = (critics(batch.inputs, batch.actions) - wanted).square().mean()
-            self._step(0, loss)
+            self._step(descent, 0, loss)
             noise, density = self.actor.sample(batch.inputs, self._generator)
             value = critics(batch.inputs, noise).mean(0)
-            self._step(1, (alpha * density - value).mean())
+            self._step(descent, 1, (alpha * density - value).mean())
             entropy = -density.detach().mean() / self.actor.size
-            self._step(2, self._alpha.exp() * (entropy - config.entropy))
+            self._step(descent, 2, self._alpha.exp() * (entropy - config.entropy))
             with torch.no_grad():
                 for slow, fast in zip(self._slow.parameters(), critics.parameters(), strict=True):
                     slow.lerp_(fast, config.polyak)
             found = {"loss": loss, "value": value.mean(), "temperature": self._alpha.exp(), "entropy": entropy}
             seen.append({name: float(one.detach()) for name, one in found.items()})
+        descent.finish()
         tail = seen[-max(steps // 10, 1) :]
-        return {name: float(np.mean([one[name] for one in tail])) for name in tail[0]}
+        means = {name: float(np.nanmean([one[name] for one in tail])) for name in tail[0]}
+        return {**means, "skipped_steps": float(descent.skipped)}
 
-    def _step(self, which: int, loss: torch.Tensor) -> None:
-        for optimiser in self._optimisers:
-            optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimisers[which].step()
+    def _step(self, descent: Descent, which: int, loss: torch.Tensor) -> None:
+        """Of the critics (0), the actor (1) or the temperature (2)."""
+        optimiser = self._optimisers[which]
+        descent.step(optimiser, loss, [value for group in optimiser.param_groups for value in group["params"]])

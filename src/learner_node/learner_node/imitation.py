@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 import torch
 
+from learner_node.descent import Descent, DivergedError
 from learner_node.rounds import GateConfig, Rounds, judged
 from whetstone.config import parse
 from whetstone.contracts import FlowPolicy, Rollout, UpdateReport
@@ -147,14 +148,15 @@ class FlowImitation(ABC, Generic[C]):
             return UpdateReport(verdict.drove != 0, verdict.said, metrics)
         if verdict.back:
             self._forget_momentum()
-        loss = self._train(weights)
-        if loss is None:
+        if not any((one > 0).any() for one in weights):
+            # What to avoid alone tells no way to go.
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: {self.nothing}", metrics)
-        metrics["loss"] = loss
-        if not math.isfinite(loss):
-            self._rounds.restore(self._rounds.gate.best)
+        try:
+            metrics |= self._train(weights)
+        except DivergedError as error:
+            self._rounds.undo()
             self._forget_momentum()
-            return UpdateReport(False, f"loss is {loss}: update undone", metrics)
+            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
         self._rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
@@ -173,17 +175,15 @@ class FlowImitation(ABC, Generic[C]):
             chunks = self.policy.network.normalise(actions, state)
         self._buffer.append(Kept(iteration, replace(rollout, images={}, last_images={}), inputs, chunks))
 
-    def _train(self, given: Sequence[np.ndarray]) -> float | None:
-        """Mean loss of the last tenth of the steps; None where nothing is to be imitated: what to avoid alone tells no way to go."""
-        if not any((one > 0).any() for one in given):
-            return None
+    def _train(self, given: Sequence[np.ndarray]) -> dict[str, float]:
+        """Mean loss of the last tenth of the steps, and how many were skipped. Raises DivergedError."""
         config, network = self.config, self.policy.network
         inputs, chunks = torch.cat([kept.inputs for kept in self._buffer]), torch.cat([kept.chunks for kept in self._buffer])
         weights = np.concatenate(given)
         replayed = round(config.batch * config.demonstration_share) if self._demonstrations is not None else 0
         chances, signs = np.abs(weights) / np.abs(weights).sum(), torch.from_numpy(np.sign(weights)).float()
         old = copy.deepcopy(network).eval()
-        losses = []
+        losses, descent = [], Descent()
         network.train()
         for step in range(config.steps):
             rate = config.learning_rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
@@ -198,13 +198,10 @@ class FlowImitation(ABC, Generic[C]):
             seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
             with autocast(wanted.device.type):
                 loss = _loss(network, old, seen, wanted, sign.to(seen.device), self._generator)
-            self._optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
-            self._optimiser.step()
-            losses.append(float(loss.detach()))
+            losses.append(descent.step(self._optimiser, loss, self._parameters))
         network.eval()
-        return float(np.mean(losses[-max(config.steps // 10, 1) :]))
+        descent.finish()
+        return {"loss": float(np.nanmean(losses[-max(config.steps // 10, 1) :])), "skipped_steps": float(descent.skipped)}
 
 
 def _loss(

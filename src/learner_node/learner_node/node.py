@@ -44,6 +44,7 @@ from whetstone.ros import (
     to_ns,
     to_stamp,
 )
+from whetstone.signing import load_key, sign
 from whetstone.store import RolloutStore
 
 _OUTCOMES = {
@@ -62,9 +63,11 @@ class Parameters:
     """robot, policy, learner: names of config files. seed: of all randomness in learning. run_dir: absolute, for rollouts and weights.
 
     iterations: of the whole run, so that the learner knows the last one; 0: it is never told. weights: snapshot (.safetensors) to start
-    from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts.
+    from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts; rollout_budget_gb: GB that it may take, 0: any;
+    beyond it the oldest episodes that are not protected go.
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
-    are joined to the nearest stamp within half a period. device: torch device of the policy copy. threads: of torch, while
+    are joined to the nearest stamp within half a period. weights_key: file of the key that announcements of weights are signed with; empty:
+    they are not. device: torch device of the policy copy. threads: of torch, while
     updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty times slower.
     """
 
@@ -76,8 +79,10 @@ class Parameters:
     iterations: int = field(default=0, metadata={"ge": 0})
     weights: str = ""
     rollouts: str = ""
+    rollout_budget_gb: float = field(default=0.0, metadata={"ge": 0})
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
     realtime: bool = False
+    weights_key: str = ""
     device: str = "cpu"
     threads: int = field(default=1, metadata={"ge": 1})
 
@@ -128,11 +133,12 @@ class LearnerNode(WhetstoneNode[Parameters]):
         manifests = self.create_publisher(WeightsManifest, "weights/manifest", LATCHED)
         chunks = self.create_publisher(WeightsChunk, "weights/chunk", WEIGHTS_CHUNK)
 
+        key = load_key(p.weights_key) if p.weights_key else b""
+
         def announce(pushed: Pushed) -> None:
-            spec = self._spec
-            manifests.publish(
-                manifest_to_message(pushed.manifest, self._stamp, pushed.parent, pushed.iteration, spec.policy_id, spec.config_hash)
-            )
+            said = (pushed.parent, pushed.iteration, self._spec.policy_id, self._spec.config_hash)
+            signature = sign(key, pushed.manifest, *said) if key else ""
+            manifests.publish(manifest_to_message(pushed.manifest, self._stamp, *said, signature))
 
         def send(version: int, index: int, data: bytes) -> None:
             chunks.publish(WeightsChunk(version=version, index=index, data=array.array("B", data)))
@@ -142,6 +148,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self.create_service(ResendChunks, "weights/resend", self._on_resend)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         self.create_subscription(Action, "policy/action", self._on_action, EVENT)
+        self.create_subscription(JointState, "policy/command", self._on_command, EVENT)
         self.create_subscription(Reward, "reward", self._on_reward, EVENT)
         self.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
         for name in self._spec.cameras:
@@ -195,6 +202,10 @@ class LearnerNode(WhetstoneNode[Parameters]):
         if self._recorder.recording:
             message = deserialize(data, JointState)
             self._recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
+
+    def _on_command(self, message: JointState) -> None:
+        if self._recorder.recording:
+            self._recorder.command(to_ns(message.header.stamp), self._profile.proprioception(list(message.name), message.position))
 
     def _on_action(self, message: Action) -> None:
         columns = len(message.names)
@@ -277,6 +288,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def _write(self, rollout: Rollout) -> None:
         self._store.write(rollout)
+        if self.parameters.rollout_budget_gb:
+            gone = self._store.prune(round(self.parameters.rollout_budget_gb * 1e9))
+            if gone:
+                self.counters["pruned_episodes"] = self.counters.get("pruned_episodes", 0) + len(gone)
+                self.get_logger().info(f"disk budget of {self.parameters.rollout_budget_gb:g} GB: removed {', '.join(gone)}")
 
     def _update(self, rollouts: list[Rollout], iteration: int) -> None:
         _set_threads(self.parameters.threads)

@@ -68,12 +68,14 @@ class StampRing(Generic[Item]):
 
 @dataclass
 class _Open:
-    """An episode that is being recorded. parts: stamp -> {camera or '' for joints: payload}."""
+    """An episode that is being recorded. parts: stamp -> {camera or '' for joints: payload}; measured, commanded: of every control step."""
 
     info: EpisodeInfo
     decisions: dict[int, Decision] = field(default_factory=dict)
     parts: dict[int, dict[str, object]] = field(default_factory=dict)
     rewards: dict[int, RewardSample] = field(default_factory=dict)
+    measured: dict[int, np.ndarray] = field(default_factory=dict)
+    commanded: dict[int, np.ndarray] = field(default_factory=dict)
     model_id: str = ""
     end: int | None = None
     outcome: str = ""
@@ -137,6 +139,15 @@ class Recorder:
 
     def joints(self, stamp: int, proprioception: np.ndarray) -> None:
         self._put(_JOINTS, stamp, proprioception)
+        for episode in self._open.values():
+            if episode.end is None or stamp <= episode.end:
+                episode.measured[stamp] = proprioception
+
+    def command(self, stamp: int, command: np.ndarray) -> None:
+        """What was sent at a control step, (joints + 1,)."""
+        for episode in self._open.values():
+            if episode.end is None or stamp < episode.end:
+                episode.commanded[stamp] = command
 
     def action(self, episode_id: str, decision: Decision) -> None:
         episode = self._open.get(episode_id)
@@ -232,7 +243,31 @@ class Recorder:
             last_images={camera: self._decode(last[camera], camera) for camera in self.cameras if camera in last},
             last_proprioception=np.asarray(last[_JOINTS], dtype=np.float32) if _JOINTS in last else None,
             reward_model_id=episode.model_id,
+            scores=_scores(episode),
+            steps=_steps(episode, stamps[0], self._tolerance),
         )
+
+
+def _scores(episode: _Open) -> dict[str, np.ndarray]:
+    """Every reward of the episode as it came."""
+    samples = [episode.rewards[stamp] for stamp in sorted(episode.rewards)]
+    values = {name: np.array([getattr(sample, name) for sample in samples], np.float32) for name in REWARD_VALUES}
+    stamps = np.array([sample.stamp for sample in samples], np.int64)
+    return {"stamps": stamps, "valid": np.array([sample.valid for sample in samples], bool), **values}
+
+
+def _steps(episode: _Open, first: int, tolerance: int) -> dict[str, np.ndarray]:
+    """What was measured from the first decision to the end, and what was sent at the same step, NaN where nothing was."""
+    assert episode.end is not None
+    stamps = np.array([stamp for stamp in sorted(episode.measured) if first <= stamp <= episode.end], np.int64)
+    measured = np.array([episode.measured[stamp] for stamp in stamps.tolist()], np.float32)
+    commanded = np.full_like(measured, np.nan)
+    for stamp, command in episode.commanded.items():
+        if len(stamps):
+            nearest = int(np.abs(stamps - stamp).argmin())
+            if abs(int(stamps[nearest]) - stamp) <= tolerance:
+                commanded[nearest] = command
+    return {"stamps": stamps, "measured": measured, "commanded": commanded}
 
 
 def _stack_latents(decisions: list[Decision]) -> np.ndarray | None:

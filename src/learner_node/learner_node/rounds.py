@@ -60,9 +60,13 @@ class Rounds:
     def take(self) -> None:
         """The policy has learned: its weights are the next snapshot."""
         self._updates += 1
-        self.current = self._updates
         kept = {key: self.states[key] for key in (0, self.gate.best)}
+        self.current = self._updates
         self.states = {**kept, self.current: self._policy.trainable_state()}
+
+    def undo(self) -> None:
+        """An update failed: the weights that were in force before it are again."""
+        self.restore(self.current)
 
     def restore(self, key: int) -> None:
         self._policy.load_trainable_state(self.states[key])

@@ -14,13 +14,13 @@ Q' follow the critics slowly (polyak). The blend's half of Monte-Carlo return an
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from learner_node.descent import Descent, DivergedError
 from learner_node.replay import Transitions, transitions
 from learner_node.rounds import GateConfig, Rounds, judged
 from learner_node.shaping import Shaping
@@ -85,11 +85,12 @@ class SPIRAL:
         fresh = sum(len(one) for one in new)
         if not fresh:
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
-        metrics |= self._train(round(self.config.updates * fresh))
-        if not math.isfinite(metrics["loss"]):
-            self._rounds.restore(self._rounds.gate.best)
+        try:
+            metrics |= self._train(round(self.config.updates * fresh))
+        except DivergedError as error:
+            self._rounds.undo()
             self._forget_momentum()
-            return UpdateReport(False, f"loss is {metrics['loss']}: update undone", metrics)
+            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
         self._rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
@@ -113,6 +114,7 @@ class SPIRAL:
         """Means of the last tenth of the steps."""
         config, policy, data = self.config, self.policy, Transitions.joined(self._replay)
         seen: list[dict[str, float]] = []
+        descent, critics, residual = Descent(norm=10.0), list(policy.critics.parameters()), list(policy.residual.parameters())
         for _ in range(steps):
             batch = data.draw(config.batch, self._rng)
             with torch.no_grad():
@@ -122,23 +124,21 @@ class SPIRAL:
                 bootstrapped = batch.rewards + config.shaping.discount * (1 - batch.done) * value
                 wanted = config.blend * batch.returns + (1 - config.blend) * bootstrapped
             loss = (policy.critics(batch.inputs, batch.actions) - wanted).square().mean()
-            self._critic_optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            self._critic_optimiser.step()
+            descent.step(self._critic_optimiser, loss, critics)
             inputs, chunks = self._draw(batch.inputs)
             correction = policy.residual(torch.cat([inputs, chunks], dim=-1))
             value = policy.critics(inputs, chunks + policy.scale * correction).min(0).values.mean()
             size = correction.square().mean()
-            self._actor_optimiser.zero_grad(set_to_none=True)
-            (config.penalty * size - value).backward()
-            self._actor_optimiser.step()
+            descent.step(self._actor_optimiser, config.penalty * size - value, residual)
             with torch.no_grad():
                 for slow, fast in zip(self._slow.parameters(), policy.critics.parameters(), strict=True):
                     slow.lerp_(fast, config.polyak)
             found = {"loss": loss, "value": value, "residual": size.sqrt()}
             seen.append({name: float(one.detach()) for name, one in found.items()})
+        descent.finish()
         tail = seen[-max(steps // 10, 1) :]
-        return {name: float(np.mean([one[name] for one in tail])) for name in tail[0]}
+        means = {name: float(np.nanmean([one[name] for one in tail])) for name in tail[0]}
+        return {**means, "skipped_steps": float(descent.skipped)}
 
     def _draw(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(choices * B, .) inputs again and as many chunks of the frozen policy."""

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_flow import rollout
 
 from learner_node.dsrl import DSRL
+from learner_node.ppo import PPO, gae
 from learner_node.replay import transitions
-from learner_node.shaping import Shaping
+from learner_node.shaping import Shaping, returns
 from learner_node.spiral import SPIRAL
 from whetstone.config import load_yaml, root
 from whetstone.contracts import Learner, Rollout
@@ -93,12 +96,49 @@ class TinyResidual(Tiny):
         return self.choices(256, 99).mean(0)
 
 
-POLICIES: dict[str, Any] = {"dsrl": TinySteered, "spiral": TinyResidual}
-LEARNERS: dict[str, Any] = {"dsrl": DSRL, "spiral": SPIRAL}
+class TinyStochastic(Tiny):
+    """Draws what it does from a normal distribution of deviation .5 around what its network says."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network = perceptron((1, 32, 2), last_gain=0.0)
+        self.modules = {"network": self.network}
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        return {name.removeprefix("network."): value for name, value in super().trainable_state().items()}
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        super().load_trainable_state({f"network.{name}": value for name, value in state.items()})
+
+    def chains(self, latents: np.ndarray) -> torch.Tensor:
+        if latents.shape[1] != 2:
+            raise ValueError(f"its decisions hold {latents.shape[1]} numbers")
+        return torch.from_numpy(latents)
+
+    def chain_log_probabilities(self, inputs: torch.Tensor, chains: torch.Tensor) -> torch.Tensor:
+        return torch.distributions.Normal(self.network(inputs), 0.5).log_prob(chains).mean(-1)
+
+    def choices(self, count: int, seed: int) -> np.ndarray:
+        noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            return (self.network(torch.ones(count, 1)) + 0.5 * noise).numpy()
+
+    def middle(self) -> np.ndarray:
+        with torch.no_grad():
+            return self.network(torch.ones(1, 1))[0].numpy()
+
+
+POLICIES: dict[str, Any] = {"dsrl": TinySteered, "spiral": TinyResidual, "ppo": TinyStochastic}
+LEARNERS: dict[str, Any] = {"dsrl": DSRL, "spiral": SPIRAL, "ppo": PPO}
+OWN: dict[str, dict[str, Any]] = {
+    "dsrl": {"updates": 3.0, "polyak": 0.05},
+    "spiral": {"updates": 3.0, "polyak": 0.05},
+    "ppo": {"sharpness": 2.0, "divergence": 0.5, "clip": 0.2, "learning_rate": 1e-2, "batch": 16},
+}
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
-    given = {"updates": 3.0, "batch": 64, "learning_rate": 3e-3, "polyak": 0.05, **changes}
+    given = {"batch": 64, "learning_rate": 3e-3, **OWN[name], **changes}
     return LEARNERS[name].load(given, POLICIES[name](), seed)
 
 
@@ -127,7 +167,7 @@ def test_it_finds_what_earns_most(name: str) -> None:
         chosen = learner.policy.choices(64, iteration)
         learner.update([played(one, index) for index, one in enumerate(chosen)], iteration, False)
     middle = learner.policy.middle()
-    assert middle[0] > (0.6 if name == "dsrl" else 0.3), middle
+    assert middle[0] > (0.3 if name == "spiral" else 0.6), middle
     assert abs(middle[1]) < middle[0]
 
 
@@ -173,29 +213,62 @@ def test_no_reward_teaches_nothing_and_is_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS))
-def test_a_loss_that_is_no_number_undoes_the_update(name: str) -> None:
+def test_losses_that_are_no_numbers_undo_the_update(name: str) -> None:
+    """The weights in force before it stay, not those of the run's beginning."""
     learner = make(name)
-    began = learner.trainable_state()
-    learner.update([played(np.array([1.0, 0.0]), 0)] * 4, 0, False)
+    learner.update([played(one, 0) for one in np.random.default_rng(0).normal(size=(8, 2))], 0, False)
+    before = learner.trainable_state()
     spoilt = played(np.array([1.0, 0.0]), 1)
     spoilt.latents = np.full((1, 2), np.inf, np.float32)
     spoilt.actions = np.full_like(spoilt.actions, np.inf)
-    report = learner.update([spoilt] * 4, 1, False)
-    assert not report.deploy and "update undone" in report.reason
-    assert all(np.array_equal(began[key], value) for key, value in learner.trainable_state().items())
+    report = learner.update([spoilt] * 20, 1, False)
+    assert not report.deploy and "update undone: " in report.reason and "steps had no usable gradient" in report.reason
+    assert all(np.array_equal(before[key], value) for key, value in learner.trainable_state().items())
 
 
-@pytest.mark.parametrize(("name", "said"), [("dsrl", "use policy:=steered"), ("spiral", "use policy:=residual")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("dsrl", "use policy:=steered"), ("spiral", "use policy:=residual"), ("ppo", "use policy:=stochastic")],
+)
 def test_a_policy_that_does_not_fit_is_told_which_does(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         LEARNERS[name].load({}, POLICIES["spiral" if name == "dsrl" else "dsrl"](), 0)
 
 
-def test_episodes_of_another_policy_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dsrl", "its decisions hold 5 numbers of noise, learner 'dsrl' needs 2; use policy:=steered"),
+        ("ppo", "its decisions hold 5 numbers; use policy:=stochastic"),
+    ],
+)
+def test_episodes_of_another_policy_are_refused(name: str, said: str) -> None:
     other = played(np.array([1.0, 0.0]), 0)
     other.latents = np.zeros((1, 5), np.float32)
-    with pytest.raises(ConfigError, match="its decisions hold 5 numbers of noise, learner 'dsrl' needs 2"):
-        make("dsrl").update([other], 0, False)
+    with pytest.raises(ConfigError, match=said):
+        make(name).update([other], 0, False)
+    other.latents = None
+    with pytest.raises(ConfigError, match=said.partition("; ")[2]):
+        make(name).update([other], 0, False)
+
+
+@given(
+    earned=st.lists(st.floats(-1, 1), min_size=1, max_size=8),
+    discount=st.floats(0.1, 1),
+    offset=st.floats(-1, 1),
+)
+def test_generalised_advantages_at_both_ends(earned: list[float], discount: float, offset: float) -> None:
+    """Lambda 1: the return less the value; lambda 0: one step's surprise."""
+    rewards, values = np.array(earned), np.linspace(offset, 1, len(earned))
+    np.testing.assert_allclose(gae(rewards, values, discount, 1.0), returns(rewards, discount) - values, atol=1e-9)
+    one_step = rewards + discount * np.append(values[1:], 0.0) - values
+    np.testing.assert_allclose(gae(rewards, values, discount, 0.0), one_step, atol=1e-9)
+
+
+def test_an_update_stops_where_it_has_moved_far_enough() -> None:
+    learner = make("ppo", divergence=1e-4, epochs=50)
+    report = learner.update([played(one, 0) for one in np.random.default_rng(0).normal(size=(16, 2))], 0, False)
+    assert report.metrics["epochs"] < 50 and report.metrics["kl"] > 1e-4
 
 
 def test_transitions() -> None:

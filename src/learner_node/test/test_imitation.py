@@ -149,3 +149,15 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
         states.append(learner.trainable_state())
     assert all(np.array_equal(states[0][key], states[1][key]) for key in states[0])
     assert any(not np.array_equal(states[0][key], states[2][key]) for key in states[0])
+
+
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+def test_losses_that_are_no_numbers_undo_the_update(name: str) -> None:
+    """A few are skipped and counted; too many, and the weights in force before the update stay."""
+    learner = make(name, input_noise=0.0)
+    good = [rollout("success", (1.0, -1.0), seed=i) for i in range(30)]
+    assert learner.update(good, 0, False).metrics["skipped_steps"] == 0
+    before = learner.trainable_state()
+    report = learner.update([*good, *(rollout("success", (np.nan, np.nan), seed=i) for i in range(30))], 1, False)
+    assert not report.deploy and "update undone: 11 steps had no usable gradient" in report.reason
+    assert all(np.array_equal(before[key], value) for key, value in learner.trainable_state().items())

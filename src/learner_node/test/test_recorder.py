@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +81,39 @@ def test_any_order_of_arrival_gives_the_same_rollout(execute: int, steps: int, s
     assert rollout.last_proprioception is not None and rollout.last_proprioception[0] == steps
     assert (rollout.outcome, rollout.iteration, rollout.seed, rollout.reward_model_id) == ("success", 2, 7, "model@1")
     assert not recorder.recording
+
+
+def test_every_step_and_every_score_is_kept_beside_the_decisions() -> None:
+    """What was measured and sent at each control step; scores between decisions, and invalid ones; nothing after the end."""
+    recorder = new_recorder()
+    recorder.begin(INFO)
+    for event in events(8, 4, 2):
+        play(recorder, event)
+        if event[0] == "joints" and event[1] != 3:
+            recorder.command(at(event[1]), np.full(3, event[1] + 0.5))
+    recorder.reward(INFO.episode_id, RewardSample(at(6), total=0.9, valid=False, reason="camera covered"))
+    recorder.end(INFO.episode_id, at(6), "success", "done", now=0.0)
+    recorder.joints(at(7), np.zeros(3))
+    (rollout,) = recorder.ready(now=100.0)
+    assert rollout.steps["stamps"].tolist() == [at(step) for step in range(7)]
+    assert rollout.steps["measured"][:, 0].tolist() == list(range(7))
+    expected = [0.5, 1.5, 2.5, np.nan, 4.5, 5.5, 6.5]
+    np.testing.assert_array_equal(rollout.steps["commanded"][:, 0], np.array(expected, np.float32))
+    assert rollout.scores["stamps"].tolist() == [at(step) for step in (0, 2, 4, 6, 8)]
+    assert rollout.scores["valid"].tolist() == [True, True, True, False, True]
+    assert rollout.scores["total"].tolist() == pytest.approx([0, 0.02, 0.04, 0.9, 0.08])
+
+
+def test_commands_by_another_clock_are_joined_to_the_nearest_step() -> None:
+    recorder = new_recorder(tolerance=PERIOD // 2)
+    recorder.begin(INFO)
+    for event in events(4, 4, 4):
+        play(recorder, event)
+    recorder.command(at(1) + 9_000_000, np.full(3, 7.0))
+    recorder.command(at(3) - 9_000_000, np.full(3, 8.0))
+    recorder.end(INFO.episode_id, at(4), "timeout", "", now=0.0)
+    (rollout,) = recorder.ready(now=100.0)
+    np.testing.assert_array_equal(rollout.steps["commanded"][:, 0], np.array([np.nan, 7, np.nan, 8, np.nan], np.float32))
 
 
 def test_late_reward_is_joined_to_its_own_step_and_a_missing_one_stays_unlabelled() -> None:

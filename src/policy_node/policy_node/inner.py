@@ -1,6 +1,6 @@
 """The policy inside another one, which it steers or corrects.
 
-Role: loads it by the name of its configuration, frozen; and moves the state of the outer one's own networks. Does not depend on ROS.
+Role: loads it by the name of its configuration; and moves the state of the outer one's own networks. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ def load_inner(name: str, profile: RobotProfile, device: str, source: str) -> Fl
     missing = [part for part in NEEDED if not hasattr(inner, part)]
     if missing:
         raise ConfigError(f"{source}: key 'inner': policy '{name}' has no {missing[0]}; it must be a flow policy like flow_vla")
-    for value in inner.network.parameters():
-        value.requires_grad_(False)
     return inner
 
 

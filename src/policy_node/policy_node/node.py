@@ -52,6 +52,7 @@ from whetstone.ros import (
     to_ns,
     to_stamp,
 )
+from whetstone.signing import load_key, refusal, sign
 
 _STATUS = {"applied": WeightsAck.STATUS_APPLIED, "refused": WeightsAck.STATUS_REFUSED, "rolled_back": WeightsAck.STATUS_ROLLED_BACK}
 _BOUNDARY = (Episode.PHASE_WAITING, Episode.PHASE_ENDED, Episode.PHASE_UPDATING, Episode.PHASE_FINISHED)
@@ -64,12 +65,14 @@ class Parameters:
     """robot, policy: names of config files. weights: snapshot (.safetensors) to start from; empty: the base policy.
 
     realtime: command by the wall clock instead of answering frames. deadline: seconds that a running episode waits for an
-    observation before the node fails and names what is missing. device: torch device of the policy.
+    observation before the node fails and names what is missing. device: torch device of the policy. weights_key: file of the key that
+    announcements of weights must be signed with; empty: anybody's are taken.
     """
 
     robot: str
     policy: str
     weights: str = ""
+    weights_key: str = ""
     realtime: bool = False
     deadline: float = field(default=20.0, metadata={"gt": 0})
     device: str = "cpu"
@@ -104,6 +107,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 raise InputError(f"{p.weights}: {error}") from None
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
+        self._key = load_key(p.weights_key) if p.weights_key else b""
         self._guard = Guard(self._profile)
         self._arm = ArmCommand(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
@@ -128,6 +132,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         p, profile = self.parameters, self._profile
         self._arm_commands = self.create_publisher(JointTrajectory, profile.command.topic, COMMAND)
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
+        self._command_records = self.create_publisher(JointState, "policy/command", EVENT)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
         self._acks = self.create_publisher(WeightsAck, "weights/ack", EVENT)
         self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
@@ -330,6 +335,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._report(result, stamp)
         if not result.send:
             return
+        self._record(result.command, stamp)
         again = (
             self.parameters.realtime
             and result.held
@@ -384,6 +390,16 @@ class PolicyNode(WhetstoneNode[Parameters]):
         if not send():
             polls.append(self.create_timer(0.02, send, clock=self.steady_clock))
 
+    def _record(self, command: np.ndarray, stamp: int) -> None:
+        """What the guard let through for this step, in the form of a joint state, for whoever records."""
+        profile = self._profile
+        message = JointState(
+            name=[*profile.joint_names, profile.gripper.joint],
+            position=[*command[:-1].tolist(), profile.opening_to_position(float(command[-1]))],
+        )
+        message.header.stamp = to_stamp(stamp)
+        self._command_records.publish(message)
+
     def _report(self, result: GuardResult, stamp: int) -> None:
         message = GuardMessage(held=result.held, reasons=list(result.reasons))
         message.header.stamp = to_stamp(stamp)
@@ -437,8 +453,13 @@ class PolicyNode(WhetstoneNode[Parameters]):
     # Weights.
 
     def _on_manifest(self, message: WeightsManifest) -> None:
-        answer = self._receiver.announce(manifest_from_message(message), message.policy_id, message.config_hash, time.monotonic())
-        self._acknowledge(answer)
+        manifest = manifest_from_message(message)
+        own = sign(self._key, manifest, message.parent, message.iteration, message.policy_id, message.config_hash) if self._key else ""
+        if reason := refusal(self._key, message.signature, own):
+            self.counters["unsigned_weights"] = self.counters.get("unsigned_weights", 0) + 1
+            self._acknowledge(Acknowledgement(manifest.version, "refused", reason))
+            return
+        self._acknowledge(self._receiver.announce(manifest, message.policy_id, message.config_hash, time.monotonic()))
         self._apply_weights()
 
     def _on_chunk(self, message: WeightsChunk) -> None:

@@ -49,6 +49,7 @@ class ResidualPolicy:
 
     def __init__(self, config: ResidualConfig, inner: FlowVLAPolicy, device: str = "cpu"):
         self.config, self.inner, self.device, self.scale = config, inner, device, config.scale
+        inner.network.requires_grad_(False)
         self.spec = replace(
             inner.spec,
             policy_id="residual",

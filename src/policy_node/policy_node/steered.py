@@ -45,6 +45,7 @@ class SteeredPolicy:
 
     def __init__(self, config: SteeredConfig, inner: FlowVLAPolicy, device: str = "cpu"):
         self.config, self.inner = config, inner
+        inner.network.requires_grad_(False)
         self.spec = replace(
             inner.spec,
             policy_id="steered",

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from robot_bringup import bench as benchmark
 from robot_bringup import demo as demonstration
-from robot_bringup import making
+from robot_bringup import episodes, making
 from robot_bringup.plan import DESCRIPTIONS, MODES, Argument, help_text, plan
 from robot_bringup.report import write_report
 from robot_bringup.running import RunEnded, run
@@ -28,6 +28,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone run MODE name:=value ...                    start the nodes of a run: refine, evaluate, sim, reward (run --help)
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
+  whetstone episodes COMMAND FOLDER ...                 list, show, protect and prune the episodes of a run
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
@@ -63,6 +64,7 @@ def _main(words: list[str]) -> int:
         "demo": _demo,
         "demo-study": _study,
         "report": _report,
+        "episodes": lambda rest: episodes.main(rest, Console()),
         "bench": _bench,
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),

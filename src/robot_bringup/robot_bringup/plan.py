@@ -22,6 +22,7 @@ from whetstone import config
 from whetstone.assets import asset_path
 from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
+from whetstone.signing import load_key
 from whetstone.task import load_task
 
 Mode = Literal["refine", "evaluate", "sim", "reward"]
@@ -117,6 +118,14 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
     Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
+    Argument(
+        "weights_key",
+        "",
+        "file of the key that announcements of weights are signed with, and must be; empty: unsigned",
+        "path",
+        modes=_REFINE,
+        optional=True,
+    ),
     Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
     Argument("episodes", "48", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
@@ -138,6 +147,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean", modes=_ROBOT),
     Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
+    Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_REFINE),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
     Argument("run_dir", "", "folder of the run; empty: runs/<date>-<mode>-<robot>-<task>", "path", optional=True),
     Argument("domain_id", "", "ROS domain; empty: $ROS_DOMAIN_ID, else 0", "integer", low=0, high=232, optional=True),
@@ -219,6 +229,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         node = _shared_reward(values, run_dir)
         return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
     task = load_task(values["task"], profile.name)
+    if values.get("weights_key"):
+        load_key(values["weights_key"])
     segments = _segments(mode, values, contents)
     realtime = mode == "sim" or values["realtime"]
     common = {
@@ -233,6 +245,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "deadline": values["deadline"],
         "device": values.get("device", "cpu"),
         "weights": values.get("weights", ""),
+        "weights_key": values.get("weights_key", ""),
     }
     every = _steps(contents["reward"], "every", config.show(files["reward"])) if mode == "refine" else 0
     deciding = _innermost(contents["policy"]) if mode == "refine" else {}
@@ -256,6 +269,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine":
         specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
+        specific["learner"][2]["rollout_budget_gb"] = values["rollout_budget_gb"]
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {

@@ -129,7 +129,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 def configuration_hash(plan: Plan) -> str:
     """12 hex digits over everything that a result of the plan depends on: arguments, YAML files and the assets."""
-    local = ("run_dir", "domain_id", "namespace", "min_free_gb")
+    local = ("run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "weights_key", "without")
     arguments = {name: value for name, value in plan.arguments.items() if name not in local}
     files = {name: config.load_yaml(path) for name, path in plan.config_files.items()}
     return config.config_hash({"arguments": arguments, "files": files, "assets": assets_table(plan.arguments["robot"])})

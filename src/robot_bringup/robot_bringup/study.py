@@ -30,7 +30,7 @@ ARGUMENTS = {
     "robots": "franka,so100",
     "tasks": "pick_and_place",
     "seeds": "0,1,2",
-    "learners": "behaviour_cloning,filtered_bc,ra_bc,top_awr,awr,flow_refinement,spiral,dsrl",
+    "learners": "behaviour_cloning,filtered_bc,ra_bc,top_awr,awr,flow_refinement,spiral,dsrl,ppo",
     "controls": "true",
     "reward": "sarm2",
     "policy": "flow_vla",

@@ -150,3 +150,52 @@ def test_an_episode_of_usual_size_does_not_hold_up_the_loop(tmp_path: Path) -> N
         times.append(time.process_time() - start)
     assert min(times) < 0.1
     assert sum(file.stat().st_size for file in (tmp_path / big.episode_id).iterdir()) < 400_000
+
+
+def test_what_cannot_be_read_is_set_aside_and_named(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    for index in range(3):
+        store.write(rollout(f"train-000-000{index}"))
+    for _ in range(2):  # the second of the same name finds the first one's place taken
+        (tmp_path / "train-000-0001" / "arrays.npz").write_bytes(b"broken")
+        assert [one.episode_id for one in store.read_all()] == ["train-000-0000", "train-000-0002"]
+        assert store.list() == ["train-000-0000", "train-000-0002"]
+        store.write(rollout("train-000-0001"))
+    aside = store.quarantined()
+    assert list(aside) == ["train-000-0001", "train-000-0001-1"]
+    assert all("arrays.npz: damaged" in reason for reason in aside.values())
+    assert (tmp_path / "quarantine" / "train-000-0001" / "arrays.npz").read_bytes() == b"broken"
+    assert [one.episode_id for one in store.read_all()] == [f"train-000-000{index}" for index in range(3)]
+
+
+def test_the_budget_takes_the_oldest_unprotected_and_never_the_newest(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    for index in range(5):
+        meta = store.write(rollout(f"train-000-000{index}")) / "meta.json"
+        os.utime(meta, ns=(index, index))
+    store.protect("train-000-0001")
+    size = store.size("train-000-0000")
+    assert store.prune(5 * size + 100) == []
+    assert store.prune(3 * size + 100) == ["train-000-0000", "train-000-0002"]
+    assert store.list() == ["train-000-0001", "train-000-0003", "train-000-0004"]
+    assert store.prune(0) == ["train-000-0003"] and store.list() == ["train-000-0001", "train-000-0004"]
+    store.protect("train-000-0001", False)
+    assert not store.protected("train-000-0001") and store.prune(0) == ["train-000-0001"]
+    with pytest.raises(InputError, match="'train-000-0001' is not in"):
+        store.protect("train-000-0001")
+
+
+def test_an_episode_of_the_format_before_is_read(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    old = rollout()
+    old.scores, old.steps = {}, {}
+    meta = store.write(old) / "meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 1}))
+    assert_equal(old, store.read(old.episode_id))
+
+
+def test_steps_and_scores_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    short = rollout()
+    short.steps["measured"] = short.steps["measured"][:-1]
+    with pytest.raises(InputError, match="steps/measured has 8 rows, 9 are needed"):
+        RolloutStore(tmp_path).write(short)

@@ -59,4 +59,14 @@ def rollout(episode_id: str = "train-000-0001", steps: int = 5, seed: int = 0) -
         last_images={"front": frames(1)[0]},
         last_proprioception=np.zeros(3, np.float32),
         reward_model_id="sarm2@1f3a9c",
+        scores={
+            "stamps": np.arange(steps + 1, dtype=np.int64) + 2**60,
+            "valid": np.arange(steps + 1) != 2,
+            "total": random.random(steps + 1).astype(np.float32),
+        },
+        steps={
+            "stamps": np.arange(9, dtype=np.int64) * 50_000_000 + 2**60,
+            "measured": random.normal(size=(9, 3)).astype(np.float32),
+            "commanded": np.full((9, 3), np.nan, np.float32),
+        },
     )

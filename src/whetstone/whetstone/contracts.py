@@ -157,6 +157,28 @@ class ResidualPolicy(Policy, Protocol):
         ...
 
 
+@runtime_checkable
+class StochasticPolicy(Policy, Protocol):
+    """A policy that knows how likely what it did was: what PPO asks for beyond Policy.
+
+    network: torch module that is trained. Exploring, Chunk.latent holds all that was drawn ("chain").
+    """
+
+    network: Any
+
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> Any:
+        """As FlowPolicy.encode."""
+        ...
+
+    def chains(self, latents: np.ndarray) -> Any:
+        """What T decisions drew, (T, ...), as it stands in a rollout. ValueError where it is another policy's."""
+        ...
+
+    def chain_log_probabilities(self, inputs: Any, chains: Any) -> Any:
+        """(T,) mean log-density, nat, of a number of the chain; differentiable in the network's weights."""
+        ...
+
+
 @dataclass(frozen=True)
 class RewardSample:
     """One score; fields as in whetstone_msgs/Reward. A value the model does not give is NaN."""
@@ -265,6 +287,9 @@ class Rollout:
     proprioception: (T, joints + 1); actions: (T, horizon, joints + 1) as the policy gave them; latents: (T, ...) or None;
     log_probabilities: (T,); policy_versions: (T,) uint64.
     rewards: name of a Reward field -> (T + 1,) float32 at stamps and at the last frame of the episode; NaN = unlabelled.
+    scores: all that the reward model said, as it came: "stamps" (M,) int64 ns, "valid" (M,) bool, name of a Reward field -> (M,) float32.
+    steps: every control step: "stamps" (N,) int64 ns, "measured" (N, joints + 1) as proprioception, "commanded" (N, joints + 1) what the
+    guard let through, NaN where it sent nothing. Both are empty where nobody recorded them.
     outcome: "success", "failure", "timeout" or "aborted", as the episode manager said (from the reward, never from ground truth).
     """
 
@@ -286,6 +311,8 @@ class Rollout:
     last_images: dict[str, np.ndarray] = field(default_factory=dict)
     last_proprioception: np.ndarray | None = None
     reward_model_id: str = ""
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
+    steps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

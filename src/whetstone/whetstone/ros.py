@@ -117,8 +117,10 @@ def deserialize(data: bytes, message_type: Any) -> Any:
     return deserialize_message(data, message_type)
 
 
-def manifest_to_message(manifest: Manifest, stamp: int, parent: int, iteration: int, policy_id: str, config_hash: str) -> Any:
-    """whetstone_msgs/WeightsManifest that announces the snapshot. stamp: ns."""
+def manifest_to_message(
+    manifest: Manifest, stamp: int, parent: int, iteration: int, policy_id: str, config_hash: str, signature: str = ""
+) -> Any:
+    """whetstone_msgs/WeightsManifest that announces the snapshot. stamp: ns; signature: of whetstone.signing."""
     from whetstone_msgs.msg import TensorEntry, WeightsManifest
 
     message = WeightsManifest(
@@ -133,6 +135,7 @@ def manifest_to_message(manifest: Manifest, stamp: int, parent: int, iteration: 
         chunk_count=manifest.chunk_count,
         table_sha256=manifest.table_sha256,
         payload_sha256=manifest.payload_sha256,
+        signature=signature,
     )
     message.header.stamp = to_stamp(stamp)
     return message

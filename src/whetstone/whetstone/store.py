@@ -1,7 +1,8 @@
 """Rollouts on disk.
 
 Role: one folder per episode, `meta.json` + `arrays.npz`, written under a temporary name and renamed when complete, so that
-a folder that is there is whole. No pickle. Depends on numpy only.
+a folder that is there is whole. What cannot be read is set aside in `quarantine/` with the reason, never deleted; what is protected stays
+when the disk budget is spent. No pickle. Depends on numpy only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,11 @@ import numpy as np
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 
-_FORMAT = 1
+_FORMAT = 2
+_READABLE = (1, 2)
+"""Format 1 knew no `scores` and `steps`."""
+_QUARANTINE = "quarantine"
+_PROTECTED = "protected"
 _PARTIAL = ".partial-"
 _RESERVE = 64 * 1024 * 1024  # bytes that stay free beside an episode
 _META = {
@@ -37,7 +43,7 @@ _META = {
 }
 _ARRAYS = ("stamps", "proprioception", "actions", "log_probabilities", "policy_versions")
 _OPTIONAL = ("latents", "last_proprioception")
-_GROUPS = ("images", "rewards", "last_images")
+_GROUPS = ("images", "rewards", "last_images", "scores", "steps")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -86,8 +92,8 @@ class RolloutStore:
         try:
             meta = json.loads(meta_path.read_text(encoding="utf-8"))
             text = {key: kind(meta[key]) for key, kind in _META.items()}
-            if meta["format"] != _FORMAT:
-                raise ValueError(f"format {meta['format']} is not {_FORMAT}")
+            if meta["format"] not in _READABLE:
+                raise ValueError(f"format {meta['format']} is not {' or '.join(map(str, _READABLE))}")
         except FileNotFoundError:
             raise InputError(f"rollout '{episode_id}' is not in {self.root}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -112,6 +118,66 @@ class RolloutStore:
             return []
         return sorted(folder.name for folder in self.root.iterdir() if not folder.name.startswith(".") and (folder / "meta.json").is_file())
 
+    def read_all(self) -> Iterator[Rollout]:
+        """The episodes in order of their ids; one that cannot be read is quarantined."""
+        for episode_id in self.list():
+            try:
+                yield self.read(episode_id)
+            except InputError as error:
+                self.quarantine(episode_id, str(error))
+
+    def quarantine(self, episode_id: str, reason: str) -> Path:
+        """Set an episode aside, with the reason in a text file; returns its new folder. Nothing is deleted."""
+        name = _folder_name(episode_id)
+        aside = self.root / _QUARANTINE
+        aside.mkdir(exist_ok=True)
+        target = next(path for path in (aside / name, *(aside / f"{name}-{count}" for count in range(1, 10_000))) if not path.exists())
+        (self.root / name).rename(target)
+        (target / "reason.txt").write_text(reason + "\n", encoding="utf-8")
+        _sync_folder(self.root)
+        return target
+
+    def quarantined(self) -> dict[str, str]:
+        """Folder in `quarantine/` -> why it is there."""
+        reasons = sorted((self.root / _QUARANTINE).glob("*/reason.txt"))
+        return {path.parent.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in reasons}
+
+    def protect(self, episode_id: str, on: bool = True) -> None:
+        """Keep an episode whatever the budget (or no longer). InputError where it is not there."""
+        mark = self._folder(episode_id) / _PROTECTED
+        mark.touch() if on else mark.unlink(missing_ok=True)
+
+    def protected(self, episode_id: str) -> bool:
+        return (self._folder(episode_id) / _PROTECTED).exists()
+
+    def size(self, episode_id: str) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self._folder(episode_id).iterdir())
+
+    def prune(self, budget: int) -> list[str]:
+        """Delete whole episodes, the oldest first, until all together take at most `budget` bytes; protected and quarantined ones and the
+        newest stay. Returns the ids of those that went."""
+        ages = sorted(self.list(), key=lambda one: ((self.root / one / "meta.json").stat().st_mtime_ns, one))
+        sizes = {one: self.size(one) for one in ages}
+        total, gone = sum(sizes.values()), []
+        for one in ages[:-1]:
+            if total <= budget:
+                break
+            if not self.protected(one):
+                # Renamed first: an episode that is half deleted must not look like a whole one.
+                partial = self.root / f"{_PARTIAL}{os.getpid()}-{one}"
+                (self.root / one).rename(partial)
+                shutil.rmtree(partial, ignore_errors=True)
+                total -= sizes[one]
+                gone.append(one)
+        return gone
+
+    def _folder(self, episode_id: str) -> Path:
+        folder = self.root / _folder_name(episode_id)
+        if not (folder / "meta.json").is_file():
+            raise InputError(f"rollout '{episode_id}' is not in {self.root}")
+        return folder
+
     def clean(self) -> int:
         """Remove what killed writers left behind; returns how many. Only while nobody writes."""
         partials = list(self.root.glob(f"{_PARTIAL}*"))
@@ -135,6 +201,9 @@ def _check(rollout: Rollout) -> None:
         lengths["latents"] = (rollout.latents, steps)
     lengths.update({f"images/{name}": (array, steps) for name, array in rollout.images.items()})
     lengths.update({f"rewards/{name}": (array, steps + 1) for name, array in rollout.rewards.items()})
+    for group in ("scores", "steps"):
+        parts = getattr(rollout, group)
+        lengths.update({f"{group}/{name}": (array, len(parts.get("stamps", ()))) for name, array in parts.items()})
     for name, (array, length) in lengths.items():
         if len(array) != length:
             raise InputError(f"rollout '{rollout.episode_id}': {name} has {len(array)} rows, {length} are needed for {steps} steps")

@@ -19,7 +19,7 @@ from reward_node.vlm.prefix import Branch, Prefix, Work, together
 
 TOGETHER = 2048
 """Tokens, those in the caches too, up to which videos share a pass. Each pays attention to all and hides the others', so that long ones
-cost more than they save (2 CPU cores, 4 robots: 1.3 times as fast at 16 frames of a growing window, 0.7 times at 64)."""
+cost more than they save (2 CPU cores, 4 robots: 1.2 times as fast at 16 frames of a growing window, 0.7 times at 64)."""
 _INTERVAL = 0.5
 """Seconds between two images of a fixed window as the prompt has it: the paper's 2 frames/s, whatever the true time."""
 

@@ -11,6 +11,7 @@ from small_flow_vla import observation, small
 
 from policy_node.residual import ResidualConfig, ResidualPolicy
 from policy_node.steered import SteeredConfig, SteeredPolicy
+from policy_node.stochastic import StochasticConfig, StochasticPolicy
 from whetstone import contracts
 from whetstone.config import load_yaml, root
 from whetstone.errors import ConfigError
@@ -28,7 +29,12 @@ def residual(**changes: Any) -> ResidualPolicy:
     return ResidualPolicy(ResidualConfig(width=16, **changes), small())
 
 
-MAKE = {"steered": steered, "residual": residual}
+def stochastic(**changes: Any) -> StochasticPolicy:
+    return StochasticPolicy(StochasticConfig(**changes), small())
+
+
+MAKE = {"steered": steered, "residual": residual, "stochastic": stochastic}
+CONTRACTS = {"steered": contracts.SteeredPolicy, "residual": contracts.ResidualPolicy, "stochastic": contracts.StochasticPolicy}
 
 
 def act(policy: Any, seed: int, mode: contracts.PolicyMode) -> contracts.Chunk:
@@ -40,7 +46,7 @@ def act(policy: Any, seed: int, mode: contracts.PolicyMode) -> contracts.Chunk:
 def test_it_fulfils_the_contract_and_its_configuration_is_the_plug_in_s_own(name: str) -> None:
     policy = MAKE[name]()
     assert isinstance(policy, contracts.Policy)
-    assert isinstance(policy, {"steered": contracts.SteeredPolicy, "residual": contracts.ResidualPolicy}[name])
+    assert isinstance(policy, CONTRACTS[name])
     given = load_yaml(root() / "config" / "policies" / f"{name}.yaml")
     assert load_plugin("whetstone.policies", name) is type(policy)
     assert {key: value for key, value in given.items() if key != "width"} == {
@@ -51,7 +57,7 @@ def test_it_fulfils_the_contract_and_its_configuration_is_the_plug_in_s_own(name
 @pytest.mark.parametrize("name", sorted(MAKE))
 def test_an_episode_follows_from_its_seed(name: str) -> None:
     policy = MAKE[name]()
-    one, again, other = (act(policy, seed, "sampled") for seed in (3, 3, 4))
+    one, again, other = (act(policy, seed, "exploring") for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.actions, again.actions)
     np.testing.assert_array_equal(one.latent, again.latent)
     assert not np.allclose(one.actions, other.actions)
@@ -63,7 +69,9 @@ def test_only_its_own_networks_are_trained_and_sent(name: str) -> None:
     policy, other = MAKE[name](), MAKE[name]()
     state = policy.trainable_state()
     assert all(np.array_equal(state[key], value) for key, value in other.trainable_state().items()), "both sides begin alike"
-    assert all(key.partition(".")[0] in ("actor", "residual", "critics") for key in state)
+    if name != "stochastic":  # whose flow itself is trained
+        assert all(key.partition(".")[0] in ("actor", "residual", "critics") for key in state)
+        assert not any(value.requires_grad for value in policy.inner.network.parameters())
     changed = {key: value + 0.1 for key, value in state.items()}
     policy.load_trainable_state(changed)
     assert all(np.allclose(policy.trainable_state()[key], value) for key, value in changed.items())
@@ -147,6 +155,59 @@ def test_the_best_of_several_is_the_critics_choice() -> None:
     noise[0] = 0
     first = policy.propose(inputs, torch.from_numpy(noise))[:, 0]
     np.testing.assert_array_equal(chosen, noise[int(first.argmax())])
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_chain_has_the_probability_that_it_was_drawn_with(start: Any) -> None:
+    policy = stochastic(start=start)
+    chunk = act(policy, 5, "exploring")
+    assert chunk.latent is not None
+    chain = policy.chains(chunk.latent[None])
+    policy.reset(INSTRUCTION, 5, "exploring")
+    inputs = policy.inner.see(observation())
+    found = policy.chain_log_probabilities(inputs, chain)
+    assert float(found[0].detach()) == pytest.approx(chunk.log_probability, abs=1e-5)
+    # A standard normal's mean log-density is -log(deviation) - 1/2 log(2 pi e).
+    deviation = policy.config.noise / policy.inner.config.flow_steps**0.5
+    assert chunk.log_probability == pytest.approx(-np.log(deviation) - 0.5 * np.log(2 * np.pi * np.e), abs=0.15)
+    assert (chain[0, 0] == 0).all() == (start == 0)
+    other = chain + 0.01 * torch.randn(chain.shape, generator=torch.Generator().manual_seed(1))
+    assert float(policy.chain_log_probabilities(inputs, other).detach()[0]) != pytest.approx(chunk.log_probability, abs=1e-6)
+    found.sum().backward()
+    assert any(value.grad is not None and value.grad.abs().sum() > 0 for value in policy.network.parameters())
+    with pytest.raises(ValueError, match="numbers of latent, not"):
+        policy.chains(np.zeros((3, 7), np.float32))
+
+
+def test_a_stochastic_policy_strays_around_the_greedy_chunk_and_is_deployed_without_noise() -> None:
+    policy, plain = stochastic(noise=0.05), small()
+    plain.reset(INSTRUCTION, 1, "greedy")
+    greedy = plain.act(observation()).actions
+    deployed = act(policy, 1, "greedy")
+    np.testing.assert_array_equal(deployed.actions, greedy)
+    assert deployed.latent is None
+    strayed = np.mean([act(policy, seed, "exploring").actions for seed in range(30)], axis=0)
+    single = act(policy, 0, "exploring").actions
+    assert np.abs(strayed - greedy).mean() < 0.5 * np.abs(single - greedy).mean()
+
+
+def test_with_unit_start_the_chunks_are_spread_as_the_sampled_policy_s() -> None:
+    """Flow-SDE keeps the flow's own distribution: here that of a flow to a normal one of mean .5 and deviation .4, known in closed form."""
+    policy = stochastic(start=1, noise=0.6)
+    policy._steps = 200
+
+    def velocity(inputs: torch.Tensor, point: torch.Tensor, time: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        t = time[:, None]
+        spread = (1 - t) ** 2 + (0.4 * t) ** 2
+        away = point - 0.5 * t
+        return 0.5 + (0.4**2 * t - (1 - t)) / spread * away
+
+    policy.network.velocity = velocity  # type: ignore[method-assign]
+    policy._generator = torch.Generator().manual_seed(0)
+    policy._size = 4000
+    chain = policy._draw(torch.zeros(1, 1))
+    last = policy._last(torch.zeros(1, 1), chain[:, -1])
+    assert float(last.mean()) == pytest.approx(0.5, abs=0.03) and float(last.std()) == pytest.approx(0.4, abs=0.03)
 
 
 def test_an_inner_policy_that_cannot_be_begun_from_noise_is_named() -> None:

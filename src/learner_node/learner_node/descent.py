@@ -1,0 +1,50 @@
+"""Gradient steps that a loss which is no number does not spoil.
+
+Role: the one place where learners step their optimisers: such a step is skipped and counted, and after too many of them the update is given
+up. Depends on torch alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+LIMIT = 10
+"""Skipped steps of one update after which it is given up."""
+
+
+class DivergedError(Exception):
+    """More than LIMIT steps of an update had no usable gradient. The weights are those of the last step that had one."""
+
+
+class Descent:
+    """The steps of one update. taken, skipped: so far; norm: of the gradient, at most."""
+
+    def __init__(self, norm: float = 1.0) -> None:
+        self.taken, self.skipped, self.norm = 0, 0, norm
+
+    def step(self, optimiser: torch.optim.Optimizer, loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> float:
+        """One step of `parameters`, which the optimiser holds. Returns the loss, NaN where the step was skipped. Raises DivergedError."""
+        optimiser.zero_grad(set_to_none=True)
+        value = float(loss.detach())
+        usable = math.isfinite(value)
+        if usable:
+            loss.backward()
+            # A finite loss may have a gradient that is not.
+            usable = bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, self.norm)))
+        if not usable:
+            optimiser.zero_grad(set_to_none=True)
+            self.skipped += 1
+            if self.skipped > LIMIT:
+                raise DivergedError(f"{self.skipped} steps had no usable gradient")
+            return math.nan
+        optimiser.step()
+        self.taken += 1
+        return value
+
+    def finish(self) -> None:
+        """The update's steps are over. Raises DivergedError where every one of them was skipped."""
+        if self.skipped and not self.taken:
+            raise DivergedError(f"all {self.skipped} steps had no usable gradient")

@@ -1,0 +1,203 @@
+"""PPO with GAE for a policy that knows the probability of what it did.
+
+Role: the learner plug-in `ppo` (Schulman et al., arXiv 1707.06347; GAE: arXiv 1506.02438), for a policy that fulfils
+whetstone.contracts.StochasticPolicy. On-policy: each update reads the episodes of its own iteration and no others. Depends on torch; knows
+nothing of ROS.
+
+With delta_t = r_t + gamma V(o_{t+1}) - V(o_t) and no value behind the last decision (shaping.py: r; gamma and lambda per decision):
+    A_t = sum_k (gamma lambda)^k delta_{t+k}, normalised over the iteration,     V is fitted to A + V
+    ratio = exp(sharpness (log p - log p_old)),     loss = -min(ratio A, clip(ratio, 1 - clip, 1 + clip) A)
+log p is the mean over the numbers of a chain; `sharpness` is how many of them count as independent. An epoch that has moved further than
+`divergence` (mean of ratio - 1 - log ratio, an estimate of the KL divergence; Schulman 2020) is the last of its update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from learner_node import shaping
+from learner_node.descent import Descent, DivergedError
+from learner_node.rounds import GateConfig, Rounds, judged
+from learner_node.shaping import Shaping
+from whetstone.config import parse
+from whetstone.contracts import Rollout, StochasticPolicy, UpdateReport
+from whetstone.errors import ConfigError
+from whetstone.networks import perceptron
+
+_SOURCE = "config/learners/ppo.yaml"
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """policy: configuration that it is made for; tensors: "biases" are all vectors (biases and the scales of norms); epochs, batch,
+    learning_rate of an update; clip, sharpness, divergence: see the module; trace: lambda; value_steps, value_rate: of the value function's
+    training in each update; shaping: of the rewards; gate."""
+
+    plugin: str = "ppo"
+    policy: str = "stochastic"
+    tensors: Literal["biases", "all"] = "biases"
+    epochs: int = field(default=10, metadata={"ge": 1})
+    batch: int = field(default=256, metadata={"ge": 2})
+    learning_rate: float = field(default=1e-3, metadata={"gt": 0})
+    clip: float = field(default=0.1, metadata={"gt": 0})
+    sharpness: float = field(default=8.0, metadata={"gt": 0})
+    divergence: float = field(default=0.05, metadata={"gt": 0})
+    trace: float = field(default=0.95, metadata={"ge": 0, "le": 1})
+    value_steps: int = field(default=200, metadata={"ge": 1})
+    value_rate: float = field(default=1e-3, metadata={"gt": 0})
+    shaping: Shaping = field(default_factory=Shaping)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Decisions of one iteration. inputs (N, .), chains (N, ., .), advantages (N,), wanted (N,): what the value function learns."""
+
+    inputs: torch.Tensor
+    chains: torch.Tensor
+    advantages: torch.Tensor
+    wanted: torch.Tensor
+
+
+class PPO:
+    """Owns a policy of its own; the one that drives the robot is another process's."""
+
+    def __init__(self, config: PPOConfig, policy: StochasticPolicy, seed: int):
+        self.config, self.policy = config, policy
+        self._rng = np.random.default_rng([seed, 41])
+        self._rounds = Rounds(config.gate, policy)
+        trainable = policy.trainable_state()
+        self._parameters = [
+            value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
+        ]
+        self._seed = seed
+        self._value: Any = None
+        self._forget_momentum()
+
+    @classmethod
+    def load(cls, config: dict[str, Any], policy: Any, seed: int) -> PPO:
+        """Raises ConfigError for a bad key or a policy that does not know the probability of what it did."""
+        parsed = parse(PPOConfig, config, _SOURCE)
+        if not isinstance(policy, StochasticPolicy):
+            raise ConfigError(f"learner 'ppo' needs a policy that knows the probability of what it did; use policy:={parsed.policy}")
+        return cls(parsed, policy, seed)
+
+    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
+        episodes = judged(rollouts)
+        metrics = {
+            "episodes": float(len(episodes)),
+            "reward_success_rate": sum(rollout.outcome == "success" for rollout in episodes) / max(len(episodes), 1),
+            "unlabelled_steps": float(sum(np.isnan(shaping.rewards(rollout, self.config.shaping)).sum() for rollout in episodes)),
+        }
+        verdict = self._rounds.judge(episodes, last)
+        if verdict.final:
+            return UpdateReport(verdict.drove != 0, verdict.said, metrics)
+        if verdict.back:
+            # These episodes are not of the weights that are in force again: what is on-policy has to be collected anew.
+            self._forget_momentum()
+            return UpdateReport(True, verdict.said, metrics)
+        data = self._data(episodes)
+        if data is None:
+            return UpdateReport(False, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
+        try:
+            metrics |= self._train(data)
+        except DivergedError as error:
+            self._rounds.undo()
+            self._forget_momentum()
+            self._value = None
+            return UpdateReport(False, f"{verdict.said}; update undone: {error}", metrics)
+        self._rounds.take()
+        return UpdateReport(True, verdict.said, metrics)
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        return self.policy.trainable_state()
+
+    def _forget_momentum(self) -> None:
+        self._optimiser = torch.optim.Adam(self._parameters, lr=self.config.learning_rate)
+
+    def _data(self, episodes: list[Rollout]) -> _Data | None:
+        """What the episodes say; None where nothing does. Values are those from before this update."""
+        parts: list[_Data] = []
+        for rollout in episodes:
+            if rollout.latents is None:
+                raise ConfigError(
+                    f"episode {rollout.episode_id}: its decisions hold no chain of the flow; use policy:={self.config.policy}, exploring"
+                )
+            try:
+                chains = self.policy.chains(rollout.latents)
+            except ValueError as error:
+                raise ConfigError(f"episode {rollout.episode_id}: {error}; use policy:={self.config.policy}") from None
+            inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
+            earned = shaping.rewards(rollout, self.config.shaping)
+            advantages = gae(earned, self._values(inputs), self.config.shaping.discount, self.config.trace)
+            wanted = advantages + self._values(inputs)
+            known = torch.from_numpy(np.isfinite(earned))
+            as_tensor = [torch.from_numpy(one).float()[known] for one in (advantages, wanted)]
+            parts.append(_Data(inputs[known], chains[known], *as_tensor))
+        joined = (
+            [torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "chains", "advantages", "wanted")] if parts else []
+        )
+        if not joined or len(joined[0]) < 2:
+            return None
+        inputs, chains, advantages, wanted = joined
+        return _Data(inputs, chains, (advantages - advantages.mean()) / advantages.std(correction=0).clamp_min(1e-6), wanted)
+
+    def _values(self, inputs: torch.Tensor) -> np.ndarray:
+        """(T,) of the value function, zero before its first training."""
+        if self._value is None:
+            return np.zeros(len(inputs))
+        with torch.no_grad():
+            return self._value(inputs.float().cpu())[:, 0].numpy().astype(np.float64)
+
+    def _train(self, data: _Data) -> dict[str, float]:
+        config, count = self.config, len(data.advantages)
+        with torch.no_grad():
+            old = self.policy.chain_log_probabilities(data.inputs, data.chains)
+        losses, divergence, epochs, descent = [], 0.0, 0, Descent()
+        for _ in range(config.epochs):
+            epochs += 1
+            order = torch.from_numpy(self._rng.permutation(count))
+            for index in order.split(config.batch):
+                now = self.policy.chain_log_probabilities(data.inputs[index], data.chains[index])
+                ratio = (config.sharpness * (now - old[index])).exp()
+                advantage = data.advantages[index].to(ratio.device)
+                loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage).mean()
+                losses.append(descent.step(self._optimiser, loss, self._parameters))
+            with torch.no_grad():
+                moved = config.sharpness * (self.policy.chain_log_probabilities(data.inputs, data.chains) - old)
+            divergence = float((moved.exp() - 1 - moved).mean())
+            if divergence > config.divergence:
+                break
+        descent.finish()
+        value_loss = self._fit_value(data.inputs.float().cpu(), data.wanted, descent)
+        found = {"loss": np.nanmean(losses), "kl": divergence, "epochs": epochs, "value_loss": value_loss, "skipped_steps": descent.skipped}
+        return {name: float(value) for name, value in found.items()}
+
+    def _fit_value(self, inputs: torch.Tensor, wanted: torch.Tensor, descent: Descent) -> float:
+        """Mean squared error of the last tenth of the steps."""
+        if self._value is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed)
+                self._value = perceptron((inputs.shape[1], 64, 1))
+            self._value_optimiser = torch.optim.AdamW(self._value.parameters(), lr=self.config.value_rate, weight_decay=0.1)
+        losses = []
+        for _ in range(self.config.value_steps):
+            index = torch.from_numpy(self._rng.integers(0, len(inputs), min(self.config.batch, len(inputs))))
+            loss = (self._value(inputs[index])[:, 0] - wanted[index]).square().mean()
+            losses.append(descent.step(self._value_optimiser, loss, list(self._value.parameters())))
+        return float(np.nanmean(losses[-max(len(losses) // 10, 1) :]))
+
+
+def gae(earned: np.ndarray, values: np.ndarray, discount: float, trace: float) -> np.ndarray:
+    """(T,) generalised advantages of one episode (arXiv 1506.02438, equation 16). earned, values: (T,); nothing comes behind the last
+    decision; where a reward is missing (NaN) it counts as none, and the caller leaves that decision out."""
+    advantages, following, total = np.zeros(len(earned)), 0.0, 0.0
+    for index in range(len(earned) - 1, -1, -1):
+        delta = float(np.nan_to_num(earned[index])) + discount * following - float(values[index])
+        total = delta + discount * trace * total
+        advantages[index], following = total, float(values[index])
+    return advantages
