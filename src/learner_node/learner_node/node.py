@@ -33,6 +33,7 @@ from whetstone.ros import (
     EPISODE,
     EVENT,
     LATCHED,
+    LOCKSTEP_DEPTH,
     WEIGHTS_CHUNK,
     WhetstoneNode,
     camera_qos,
@@ -108,7 +109,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         except OSError as error:
             raise InputError(f"run_dir: {self._weights_dir} cannot be made: {error.strerror}") from None
         tolerance = self._profile.period_ns // 2 if p.realtime else 0
-        self._recorder = Recorder(self._spec.cameras, _decode, grace=p.reward_grace, tolerance=tolerance)
+        ring = 64 if p.realtime else LOCKSTEP_DEPTH + 56
+        self._recorder = Recorder(self._spec.cameras, _decode, grace=p.reward_grace, ring=ring, tolerance=tolerance)
         self._rollouts: list[Rollout] = []
         self._version = 0
         self._iteration: int | None = None  # of the update that is due or under way

@@ -116,6 +116,19 @@ def test_commands_by_another_clock_are_joined_to_the_nearest_step() -> None:
     np.testing.assert_array_equal(rollout.steps["commanded"][:, 0], np.array([np.nan, 7, np.nan, 8, np.nan], np.float32))
 
 
+def test_a_learner_that_is_seconds_behind_loses_nothing() -> None:
+    """One topic's whole queue may be handed over before the first message of another: all images of 200 steps, then the actions."""
+    steps = 200  # whetstone.ros.LOCKSTEP_DEPTH
+    recorder = new_recorder(ring=256)
+    recorder.begin(INFO)
+    stream = events(steps - 1, 4, 4)
+    for event in sorted(stream, key=lambda event: ("image", "joints", "reward", "action").index(event[0])):
+        play(recorder, event)
+    recorder.end(INFO.episode_id, at(steps - 1), "timeout", "", now=0.0)
+    (rollout,) = recorder.ready(now=100.0)
+    assert len(rollout.stamps) == steps // 4 and recorder.counters["dropped_decisions"] == 0
+
+
 def test_late_reward_is_joined_to_its_own_step_and_a_missing_one_stays_unlabelled() -> None:
     recorder = new_recorder(grace=2.0)
     recorder.begin(INFO)

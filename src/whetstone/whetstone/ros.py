@@ -61,14 +61,17 @@ def _qos(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile
 
 CAMERA_LIVE = _qos(1, reliable=False)
 """Cameras by wall clock: the newest frame wins, a lost one is lost."""
-FRAME_LOCKSTEP = _qos(200, latched=True)
+LOCKSTEP_DEPTH = 200
+"""Messages of a topic that wait for a subscriber in lockstep. Who joins topics must be able to hold as many: all of one topic may be
+handed over before the first of another."""
+FRAME_LOCKSTEP = _qos(LOCKSTEP_DEPTH, latched=True)
 """Cameras and joint states in lockstep: every frame must arrive, also at a subscriber that is seconds behind (nobody waits for the
 learner) and at one that the simulator has not discovered yet when the first episode begins."""
 STATE = _qos(200)
 """Joint states by wall clock and other small state."""
 COMMAND = _qos(1)
 """Driver commands: the newest wins."""
-EVENT = _qos(50, latched=True)
+EVENT = _qos(LOCKSTEP_DEPTH, latched=True)
 """Rewards, actions, guard reports, truth: every one counts, also for a subscriber that is discovered a moment late."""
 LATCHED = _qos(1, latched=True)
 """A publisher's current state, for late joiners too (episode, weights/manifest, learner/update)."""
