@@ -35,13 +35,15 @@ _SOURCE = "config/learners/dsrl.yaml"
 
 @dataclass(frozen=True)
 class DSRLConfig:
-    """policy: configuration that it is made for; updates: gradient steps per decision; batch, learning_rate; critics: how many, width: of
+    """policy: configuration that it is made for; updates: gradient steps per decision; warm_up: iterations in which the critics learn
+    alone; batch, learning_rate; critics: how many, width: of
     their layers; polyak: share of the critics that their slow copies take over at each step; temperature: alpha at the start; entropy:
     wanted of each number of the noise, nat; shaping: of the rewards; gate."""
 
     plugin: str = "dsrl"
     policy: str = "steered"
     updates: float = field(default=2.0, metadata={"gt": 0})
+    warm_up: int = field(default=1, metadata={"ge": 0})
     batch: int = field(default=256, metadata={"ge": 2})
     learning_rate: float = field(default=3e-4, metadata={"gt": 0})
     critics: int = field(default=5, metadata={"ge": 2})
@@ -63,6 +65,7 @@ class DSRL:
         self._rounds = Rounds(config.gate, policy)
         self._replay: list[Transitions] = []
         self._critics: Critics | None = None
+        self._iterations = 0
         self._seed = seed
 
     @classmethod
@@ -87,12 +90,16 @@ class DSRL:
         fresh = sum(len(one) for one in new)
         if not fresh:
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
+        warm = self._iterations >= self.config.warm_up
+        self._iterations += 1
         try:
-            metrics |= self._train(round(self.config.updates * fresh))
+            metrics |= self._train(round(self.config.updates * fresh), warm)
         except DivergedError as error:
             self._rounds.undo()
             self._critics = None
             return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
+        if not warm:
+            return UpdateReport(verdict.back, f"{verdict.said}; the critics alone have learned", metrics)
         self._rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
@@ -122,8 +129,8 @@ class DSRL:
         self._optimisers = [torch.optim.Adam(values, lr=rate) for values in (critics.parameters(), self.actor.parameters(), [self._alpha])]
         return critics
 
-    def _train(self, steps: int) -> dict[str, float]:
-        """Means of the last tenth of the steps."""
+    def _train(self, steps: int, actor: bool) -> dict[str, float]:
+        """Means of the last tenth of the steps. actor: whether it learns too. Raises DivergedError."""
         config, data = self.config, Transitions.joined(self._replay)
         critics = self._critics = self._critics or self._begin(data.inputs.shape[1])
         seen: list[dict[str, float]] = []
@@ -140,9 +147,10 @@ class DSRL:
             self._step(descent, 0, loss)
             noise, density = self.actor.sample(batch.inputs, self._generator)
             value = critics(batch.inputs, noise).mean(0)
-            self._step(descent, 1, (alpha * density - value).mean())
             entropy = -density.detach().mean() / self.actor.size
-            self._step(descent, 2, self._alpha.exp() * (entropy - config.entropy))
+            if actor:
+                self._step(descent, 1, (alpha * density - value).mean())
+                self._step(descent, 2, self._alpha.exp() * (entropy - config.entropy))
             with torch.no_grad():
                 for slow, fast in zip(self._slow.parameters(), critics.parameters(), strict=True):
                     slow.lerp_(fast, config.polyak)

@@ -33,13 +33,15 @@ _SOURCE = "config/learners/spiral.yaml"
 
 @dataclass(frozen=True)
 class SPIRALConfig:
-    """policy: configuration that it is made for; updates: gradient steps per decision; batch, learning_rate; choices: draws of the frozen
+    """policy: configuration that it is made for; updates: gradient steps per decision; warm_up: iterations in which the critics learn
+    alone; batch, learning_rate; choices: draws of the frozen
     policy's noise; blend: share of the Monte-Carlo return; penalty: see the module; polyak: share of the critics that their slow copies
     take over at each step; shaping: of the rewards; gate."""
 
     plugin: str = "spiral"
     policy: str = "residual"
     updates: float = field(default=2.0, metadata={"gt": 0})
+    warm_up: int = field(default=1, metadata={"ge": 0})
     batch: int = field(default=256, metadata={"ge": 2})
     learning_rate: float = field(default=3e-4, metadata={"gt": 0})
     choices: int = field(default=4, metadata={"ge": 1})
@@ -59,6 +61,7 @@ class SPIRAL:
         self._generator = torch.Generator().manual_seed(seed)
         self._rounds = Rounds(config.gate, policy)
         self._replay: list[Transitions] = []
+        self._iterations = 0
         self._forget_momentum()
 
     @classmethod
@@ -85,8 +88,10 @@ class SPIRAL:
         fresh = sum(len(one) for one in new)
         if not fresh:
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
+        warm = self._iterations >= self.config.warm_up
+        self._iterations += 1
         try:
-            metrics |= self._train(round(self.config.updates * fresh))
+            metrics |= self._train(round(self.config.updates * fresh), warm)
         except DivergedError as error:
             self._rounds.undo()
             self._forget_momentum()
@@ -110,8 +115,8 @@ class SPIRAL:
         self._actor_optimiser = torch.optim.Adam(policy.residual.parameters(), lr=rate)
         self._slow = copy.deepcopy(policy.critics).requires_grad_(False)
 
-    def _train(self, steps: int) -> dict[str, float]:
-        """Means of the last tenth of the steps."""
+    def _train(self, steps: int, actor: bool) -> dict[str, float]:
+        """Means of the last tenth of the steps. actor: whether the residual learns too. Raises DivergedError."""
         config, policy, data = self.config, self.policy, Transitions.joined(self._replay)
         seen: list[dict[str, float]] = []
         descent, critics, residual = Descent(norm=10.0), list(policy.critics.parameters()), list(policy.residual.parameters())
@@ -129,7 +134,8 @@ class SPIRAL:
             correction = policy.residual(torch.cat([inputs, chunks], dim=-1))
             value = policy.critics(inputs, chunks + policy.scale * correction).min(0).values.mean()
             size = correction.square().mean()
-            descent.step(self._actor_optimiser, config.penalty * size - value, residual)
+            if actor:
+                descent.step(self._actor_optimiser, config.penalty * size - value, residual)
             with torch.no_grad():
                 for slow, fast in zip(self._slow.parameters(), policy.critics.parameters(), strict=True):
                     slow.lerp_(fast, config.polyak)

@@ -131,8 +131,8 @@ class TinyStochastic(Tiny):
 POLICIES: dict[str, Any] = {"dsrl": TinySteered, "spiral": TinyResidual, "ppo": TinyStochastic}
 LEARNERS: dict[str, Any] = {"dsrl": DSRL, "spiral": SPIRAL, "ppo": PPO}
 OWN: dict[str, dict[str, Any]] = {
-    "dsrl": {"updates": 3.0, "polyak": 0.05},
-    "spiral": {"updates": 3.0, "polyak": 0.05},
+    "dsrl": {"updates": 3.0, "polyak": 0.05, "warm_up": 0},
+    "spiral": {"updates": 3.0, "polyak": 0.05, "warm_up": 0},
     "ppo": {"sharpness": 2.0, "divergence": 0.5, "clip": 0.2, "learning_rate": 1e-2, "batch": 16},
 }
 
@@ -169,6 +169,22 @@ def test_it_finds_what_earns_most(name: str) -> None:
     middle = learner.policy.middle()
     assert middle[0] > (0.3 if name == "spiral" else 0.6), middle
     assert abs(middle[1]) < middle[0]
+
+
+@pytest.mark.parametrize(("name", "acting"), [("dsrl", "actor."), ("spiral", "residual.")])
+def test_the_critics_learn_before_anything_follows_them(name: str, acting: str) -> None:
+    learner = make(name, warm_up=1)
+    began = learner.trainable_state()
+    episodes = [played(one, 0) for one in np.random.default_rng(0).normal(size=(8, 2))]
+    first = learner.update(episodes, 0, False)
+    assert first.deploy == (name == "spiral"), "what DSRL sends has not changed; SPIRAL's critics choose among chunks"
+    assert first.metrics["loss"] > 0
+    middle = learner.trainable_state()
+    learner.update(episodes, 1, False)
+    left = learner.trainable_state()
+    for key in (key for key in began if key.startswith(acting)):
+        assert np.array_equal(began[key], middle[key])
+    assert any(not np.array_equal(began[key], left[key]) for key in began if key.startswith(acting))
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS))

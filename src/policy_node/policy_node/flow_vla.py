@@ -144,8 +144,11 @@ class FlowVLAPolicy:
 
     @torch.no_grad()
     def chunks(self, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Normalised chunks (B, horizon * columns) of the sampled policy, from noise of unit variance (B, horizon * columns)."""
-        return self.network.sample(inputs, noise, self.config.flow_steps, torch.ones(len(noise), device=noise.device))
+        """Normalised chunks (B, horizon * columns) from noise (B, horizon * columns) of someone else's choice.
+
+        The network is told how large the noise is: of unit variance it gives the sampled policy's chunks, zero the greedy one's.
+        """
+        return self.network.sample(inputs, noise, self.config.flow_steps, noise.square().mean(-1).sqrt().clamp(max=1.0))
 
     @torch.no_grad()
     def execute(self, observation: Observation, chunk: torch.Tensor) -> np.ndarray:

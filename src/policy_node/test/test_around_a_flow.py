@@ -100,6 +100,13 @@ def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
 
 
+@pytest.mark.parametrize("make", [steered, lambda: residual(choices=1), stochastic], ids=["steered", "residual", "stochastic"])
+def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(make: Any) -> None:
+    policy, plain = make(), small()
+    plain.reset(INSTRUCTION, 1, "greedy")
+    np.testing.assert_allclose(act(policy, 1, "greedy").actions, plain.act(observation()).actions, atol=1e-6)
+
+
 def test_noise_begins_as_that_of_the_flow_s_training_and_its_density_is_right() -> None:
     policy = steered()
     actor, inputs = policy.actor, torch.zeros(4000, policy.inner.network.seen)
@@ -113,15 +120,6 @@ def test_noise_begins_as_that_of_the_flow_s_training_and_its_density_is_right() 
         )
         inside = noise.abs().max(1).values < 0.99 * actor.bound
         torch.testing.assert_close(density[inside], squashed.log_prob(noise[inside]).sum(-1), atol=1e-3, rtol=1e-3)
-
-
-def test_a_residual_that_has_learned_nothing_changes_nothing() -> None:
-    policy = residual(choices=1)
-    plain = small()
-    plain.reset(INSTRUCTION, 0, "sampled")
-    inputs = plain.see(observation())
-    expected = plain.execute(observation(), plain.chunks(inputs, torch.zeros(1, plain.spec.horizon * 8)))
-    np.testing.assert_allclose(act(policy, 7, "greedy").actions, expected, atol=1e-6)
 
 
 def test_the_correction_is_added_to_the_rows_that_are_carried_out() -> None:
