@@ -11,6 +11,7 @@ small network learns the outcome of every single episode by heart, and no advant
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from learner_node.descent import Descent
 from learner_node.imitation import FlowImitation, ImitationConfig, Kept, labelled
 from learner_node.shaping import Shaping, returns, rewards
 from whetstone.networks import perceptron
@@ -95,11 +97,10 @@ def fit_value(inputs: torch.Tensor, targets: torch.Tensor, steps: int, generator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
         value = Value(inputs, targets)
-    optimiser = torch.optim.AdamW(value.parameters(), lr=3e-3, weight_decay=0.1)
+    trained, descent = list(value.parameters()), Descent(norm=math.inf)
+    optimiser = torch.optim.AdamW(trained, lr=3e-3, weight_decay=0.1)
     for _ in range(steps):
         index = torch.randint(len(inputs), (min(256, len(inputs)),), generator=generator)
         loss = ((value(inputs[index]) - targets[index]) / value.spread).square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        descent.step(optimiser, loss, trained)
     return value

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -27,10 +27,11 @@ from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 import numpy as np
 import torch
 
-from learner_node.descent import Descent, DivergedError
-from learner_node.rounds import GateConfig, Rounds, judged
+from learner_node.descent import Descent
+from learner_node.rounds import GateConfig
+from learner_node.rounds_learner import RoundsLearner
 from whetstone.config import parse
-from whetstone.contracts import FlowPolicy, Rollout, UpdateReport
+from whetstone.contracts import FlowPolicy, Rollout
 from whetstone.errors import ConfigError
 from whetstone.precision import autocast
 
@@ -90,27 +91,26 @@ def labelled(rollout: Rollout) -> np.ndarray:
 C = TypeVar("C", bound=ImitationConfig)
 
 
-class FlowImitation(ABC, Generic[C]):
-    """Owns a policy of its own; the one that drives the robot is another process's."""
+class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
+    """Learns from the weights of all decisions in the buffer, (T,) for each episode."""
 
     name: ClassVar[str]
     """Of the plug-in and of its file in config/learners."""
     settings: ClassVar[type[Any]]
     """Its dataclass of configuration."""
-    nothing: ClassVar[str] = "no episode was judged successful"
-    """Why there is nothing to imitate, where there is not."""
+    nothing = "no episode was judged successful"
 
     def __init__(self, config: C, policy: FlowPolicy, seed: int):
-        self.config, self.policy = config, policy
+        super().__init__(policy, config.gate)
+        self.config = config
         self._rng = np.random.default_rng([seed, 17])
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer: list[Kept] = []
-        self._rounds = Rounds(config.gate, policy)
         trainable = policy.trainable_state()
         self._parameters = [
             value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
         ]
-        self._forget_momentum()
+        self.forget(failed=False)
         self._demonstrations: tuple[torch.Tensor, torch.Tensor] | None = None
         self._replayed: str | None = None  # the instruction whose demonstrations are left out of them
 
@@ -126,8 +126,7 @@ class FlowImitation(ABC, Generic[C]):
         """(T,) for each episode of the buffer: above 0: imitate, below 0: avoid, 0: leave out, as what is not labelled must be."""
         ...
 
-    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
-        episodes = judged(rollouts)
+    def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], list[np.ndarray] | None]:
         for rollout in episodes:
             self._remember(rollout, iteration)
         self._buffer = [kept for kept in self._buffer if kept.iteration > iteration - self.config.memory]
@@ -137,34 +136,14 @@ class FlowImitation(ABC, Generic[C]):
             self._replayed = episodes[0].instruction
             self._demonstrations = self.policy.replay(without=self._replayed)
         metrics = {
-            "episodes": float(len(episodes)),
-            "reward_success_rate": sum(rollout.outcome == "success" for rollout in episodes) / max(len(episodes), 1),
             "unlabelled_steps": float(sum((~labelled(rollout)).sum() for rollout in episodes)),
             "imitated": float(sum((one > 0).sum() for one in weights)),
             "avoided": float(sum((one < 0).sum() for one in weights)),
         }
-        verdict = self._rounds.judge(episodes, last)
-        if verdict.final:
-            return UpdateReport(verdict.drove != 0, verdict.said, metrics)
-        if verdict.back:
-            self._forget_momentum()
-        if not any((one > 0).any() for one in weights):
-            # What to avoid alone tells no way to go.
-            return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: {self.nothing}", metrics)
-        try:
-            metrics |= self._train(weights)
-        except DivergedError as error:
-            self._rounds.undo()
-            self._forget_momentum()
-            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
-        self._rounds.take()
-        return UpdateReport(True, verdict.said, metrics)
+        # What to avoid alone tells no way to go.
+        return metrics, weights if metrics["imitated"] else None
 
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        return self.policy.trainable_state()
-
-    def _forget_momentum(self) -> None:
-        """Other weights were put back: the optimiser's moments are not theirs."""
+    def forget(self, failed: bool) -> None:
         self._optimiser = torch.optim.AdamW(self._parameters, lr=self.config.learning_rate, weight_decay=1e-4)
 
     def _remember(self, rollout: Rollout, iteration: int) -> None:
@@ -175,11 +154,11 @@ class FlowImitation(ABC, Generic[C]):
             chunks = self.policy.network.normalise(actions, state)
         self._buffer.append(Kept(iteration, replace(rollout, images={}, last_images={}), inputs, chunks))
 
-    def _train(self, given: Sequence[np.ndarray]) -> dict[str, float]:
-        """Mean loss of the last tenth of the steps, and how many were skipped. Raises DivergedError."""
+    def learn(self, material: list[np.ndarray]) -> tuple[dict[str, float], str]:
+        """Mean loss of the last tenth of the steps, and how many were skipped."""
         config, network = self.config, self.policy.network
         inputs, chunks = torch.cat([kept.inputs for kept in self._buffer]), torch.cat([kept.chunks for kept in self._buffer])
-        weights = np.concatenate(given)
+        weights = np.concatenate(material)
         replayed = round(config.batch * config.demonstration_share) if self._demonstrations is not None else 0
         chances, signs = np.abs(weights) / np.abs(weights).sum(), torch.from_numpy(np.sign(weights)).float()
         old = copy.deepcopy(network).eval()
@@ -201,7 +180,7 @@ class FlowImitation(ABC, Generic[C]):
             losses.append(descent.step(self._optimiser, loss, self._parameters))
         network.eval()
         descent.finish()
-        return {"loss": float(np.nanmean(losses[-max(config.steps // 10, 1) :])), "skipped_steps": float(descent.skipped)}
+        return {"loss": float(np.nanmean(losses[-max(config.steps // 10, 1) :])), "skipped_steps": float(descent.skipped)}, ""
 
 
 def _loss(

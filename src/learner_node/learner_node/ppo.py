@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from learner_node import shaping
-from learner_node.descent import Descent, DivergedError
-from learner_node.rounds import GateConfig, Rounds, judged
+from learner_node.descent import Descent
+from learner_node.rounds import GateConfig
+from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
 from whetstone.config import parse
-from whetstone.contracts import Rollout, StochasticPolicy, UpdateReport
+from whetstone.contracts import Rollout, StochasticPolicy
 from whetstone.errors import ConfigError
 from whetstone.networks import perceptron
 
@@ -63,20 +64,22 @@ class _Data:
     wanted: torch.Tensor
 
 
-class PPO:
-    """Owns a policy of its own; the one that drives the robot is another process's."""
+class PPO(RoundsLearner[_Data]):
+    """See the module."""
+
+    on_policy = True
 
     def __init__(self, config: PPOConfig, policy: StochasticPolicy, seed: int):
-        self.config, self.policy = config, policy
+        super().__init__(policy, config.gate)
+        self.config = config
         self._rng = np.random.default_rng([seed, 41])
-        self._rounds = Rounds(config.gate, policy)
         trainable = policy.trainable_state()
         self._parameters = [
             value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
         ]
         self._seed = seed
         self._value: Any = None
-        self._forget_momentum()
+        self.forget(failed=False)
 
     @classmethod
     def load(cls, config: dict[str, Any], policy: Any, seed: int) -> PPO:
@@ -86,38 +89,14 @@ class PPO:
             raise ConfigError(f"learner 'ppo' needs a policy that knows the probability of what it did; use policy:={parsed.policy}")
         return cls(parsed, policy, seed)
 
-    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
-        episodes = judged(rollouts)
-        metrics = {
-            "episodes": float(len(episodes)),
-            "reward_success_rate": sum(rollout.outcome == "success" for rollout in episodes) / max(len(episodes), 1),
-            "unlabelled_steps": float(sum(np.isnan(shaping.rewards(rollout, self.config.shaping)).sum() for rollout in episodes)),
-        }
-        verdict = self._rounds.judge(episodes, last)
-        if verdict.final:
-            return UpdateReport(verdict.drove != 0, verdict.said, metrics)
-        if verdict.back:
-            # These episodes are not of the weights that are in force again: what is on-policy has to be collected anew.
-            self._forget_momentum()
-            return UpdateReport(True, verdict.said, metrics)
-        data = self._data(episodes)
-        if data is None:
-            return UpdateReport(False, f"{verdict.said}; nothing to learn from: no decision has a reward", metrics)
-        try:
-            metrics |= self._train(data)
-        except DivergedError as error:
-            self._rounds.undo()
-            self._forget_momentum()
-            self._value = None
-            return UpdateReport(False, f"{verdict.said}; update undone: {error}", metrics)
-        self._rounds.take()
-        return UpdateReport(True, verdict.said, metrics)
+    def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], _Data | None]:
+        missing = sum(np.isnan(shaping.rewards(rollout, self.config.shaping)).sum() for rollout in episodes)
+        return {"unlabelled_steps": float(missing)}, self._data(episodes)
 
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        return self.policy.trainable_state()
-
-    def _forget_momentum(self) -> None:
+    def forget(self, failed: bool) -> None:
         self._optimiser = torch.optim.Adam(self._parameters, lr=self.config.learning_rate)
+        if failed:
+            self._value = None
 
     def _data(self, episodes: list[Rollout]) -> _Data | None:
         """What the episodes say; None where nothing does. Values are those from before this update."""
@@ -133,17 +112,16 @@ class PPO:
                 raise ConfigError(f"episode {rollout.episode_id}: {error}; use policy:={self.config.policy}") from None
             inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
             earned = shaping.rewards(rollout, self.config.shaping)
-            advantages = gae(earned, self._values(inputs), self.config.shaping.discount, self.config.trace)
-            wanted = advantages + self._values(inputs)
+            values = self._values(inputs)
+            advantages = gae(earned, values, self.config.shaping.discount, self.config.trace)
+            wanted = advantages + values
             known = torch.from_numpy(np.isfinite(earned))
             as_tensor = [torch.from_numpy(one).float()[known] for one in (advantages, wanted)]
             parts.append(_Data(inputs[known], chains[known], *as_tensor))
-        joined = (
-            [torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "chains", "advantages", "wanted")] if parts else []
-        )
-        if not joined or len(joined[0]) < 2:
+        if sum(len(part.wanted) for part in parts) < 2:
             return None
-        inputs, chains, advantages, wanted = joined
+        names = ("inputs", "chains", "advantages", "wanted")
+        inputs, chains, advantages, wanted = (torch.cat([getattr(part, name) for part in parts]) for name in names)
         return _Data(inputs, chains, (advantages - advantages.mean()) / advantages.std(correction=0).clamp_min(1e-6), wanted)
 
     def _values(self, inputs: torch.Tensor) -> np.ndarray:
@@ -153,29 +131,29 @@ class PPO:
         with torch.no_grad():
             return self._value(inputs.float().cpu())[:, 0].numpy().astype(np.float64)
 
-    def _train(self, data: _Data) -> dict[str, float]:
-        config, count = self.config, len(data.advantages)
+    def learn(self, material: _Data) -> tuple[dict[str, float], str]:
+        config, count = self.config, len(material.advantages)
         with torch.no_grad():
-            old = self.policy.chain_log_probabilities(data.inputs, data.chains)
+            old = self.policy.chain_log_probabilities(material.inputs, material.chains)
         losses, divergence, epochs, descent = [], 0.0, 0, Descent()
         for _ in range(config.epochs):
             epochs += 1
             order = torch.from_numpy(self._rng.permutation(count))
             for index in order.split(config.batch):
-                now = self.policy.chain_log_probabilities(data.inputs[index], data.chains[index])
+                now = self.policy.chain_log_probabilities(material.inputs[index], material.chains[index])
                 ratio = (config.sharpness * (now - old[index])).exp()
-                advantage = data.advantages[index].to(ratio.device)
+                advantage = material.advantages[index].to(ratio.device)
                 loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage).mean()
                 losses.append(descent.step(self._optimiser, loss, self._parameters))
             with torch.no_grad():
-                moved = config.sharpness * (self.policy.chain_log_probabilities(data.inputs, data.chains) - old)
+                moved = config.sharpness * (self.policy.chain_log_probabilities(material.inputs, material.chains) - old)
             divergence = float((moved.exp() - 1 - moved).mean())
             if divergence > config.divergence:
                 break
         descent.finish()
-        value_loss = self._fit_value(data.inputs.float().cpu(), data.wanted, descent)
+        value_loss = self._fit_value(material.inputs.float().cpu(), material.wanted, descent)
         found = {"loss": np.nanmean(losses), "kl": divergence, "epochs": epochs, "value_loss": value_loss, "skipped_steps": descent.skipped}
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in found.items()}, ""
 
     def _fit_value(self, inputs: torch.Tensor, wanted: torch.Tensor, descent: Descent) -> float:
         """Mean squared error of the last tenth of the steps."""

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from policy_node.flow_network import FlowNetwork
 from policy_node.localiser import Localiser
+from policy_node.parameters import put, taken
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
 from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec
@@ -195,20 +196,10 @@ class FlowVLAPolicy:
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         """Everything but the text encoder and the data statistics."""
-        return {
-            name: value.detach().cpu().numpy().copy() for name, value in self.network.named_parameters() if not name.startswith("text.")
-        }
+        return taken(self._trainable())
 
     def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        own = {name: value for name, value in self.network.named_parameters() if not name.startswith("text.")}
-        for name, value in own.items():
-            if name not in state:
-                raise ValueError(f"tensor '{name}' is missing")
-            if tuple(state[name].shape) != tuple(value.shape):
-                raise ValueError(f"tensor '{name}' has shape {tuple(state[name].shape)}, the policy has {tuple(value.shape)}")
-        extra = sorted(set(state) - set(own))
-        if extra:
-            raise ValueError(f"tensor '{extra[0]}' is unknown to the policy")
-        with torch.no_grad():
-            for name, value in own.items():
-                value.copy_(torch.from_numpy(np.asarray(state[name], np.float32)))
+        put(self._trainable(), state)
+
+    def _trainable(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.network.named_parameters() if not name.startswith("text.")}

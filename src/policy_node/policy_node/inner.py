@@ -1,17 +1,16 @@
 """The policy inside another one, which it steers or corrects.
 
-Role: loads it by the name of its configuration; and moves the state of the outer one's own networks. Does not depend on ROS.
+Role: loads it by the name of its configuration; and what the outer ones have in common. Does not depend on ROS.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from policy_node.flow_vla import FlowVLAPolicy
+from policy_node.parameters import put, taken
 from whetstone.errors import ConfigError
 from whetstone.plugins import configured
 from whetstone.profile import RobotProfile
@@ -29,26 +28,21 @@ def load_inner(name: str, profile: RobotProfile, device: str, source: str) -> Fl
     return inner
 
 
-def state_of(modules: dict[str, nn.Module]) -> dict[str, np.ndarray]:
-    """All parameters as float32 arrays, each behind its module's name."""
-    return {
-        f"{prefix}.{name}": value.detach().cpu().numpy().astype(np.float32, copy=True)
-        for prefix, module in modules.items()
-        for name, value in module.named_parameters()
-    }
+class AroundFlow:
+    """What policies around a frozen flow policy have in common: what they see is what it sees, and only their own modules are trained and
+    sent. modules: by the name that stands before their parameters' own."""
 
+    def __init__(self, inner: FlowVLAPolicy, modules: dict[str, nn.Module]) -> None:
+        self.inner = inner
+        inner.network.requires_grad_(False)
+        self._own = {f"{prefix}.{name}": value for prefix, module in modules.items() for name, value in module.named_parameters()}
 
-def load_state(modules: dict[str, nn.Module], state: dict[str, Any]) -> None:
-    """All of them at once. ValueError naming the first tensor that is missing, of another shape or unknown; then nothing has changed."""
-    own = {f"{prefix}.{name}": value for prefix, module in modules.items() for name, value in module.named_parameters()}
-    for name, value in own.items():
-        if name not in state:
-            raise ValueError(f"tensor '{name}' is missing")
-        if tuple(state[name].shape) != tuple(value.shape):
-            raise ValueError(f"tensor '{name}' has shape {tuple(state[name].shape)}, the policy has {tuple(value.shape)}")
-    extra = sorted(set(state) - set(own))
-    if extra:
-        raise ValueError(f"tensor '{extra[0]}' is unknown to the policy")
-    with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(torch.from_numpy(np.asarray(state[name], np.float32)))
+    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:
+        """As FlowVLAPolicy.encode."""
+        return self.inner.encode(images, proprioception, actions, instruction)
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        return taken(self._own)
+
+    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
+        put(self._own, state)

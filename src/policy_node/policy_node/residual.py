@@ -14,10 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from policy_node.flow_vla import FlowVLAPolicy
-from policy_node.inner import load_inner, load_state, state_of
+from policy_node.inner import AroundFlow, load_inner
 from whetstone.config import config_hash, parse
 from whetstone.contracts import Chunk, Observation, PolicyMode
 from whetstone.networks import Critics, perceptron
@@ -41,15 +40,14 @@ class ResidualConfig:
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
-class ResidualPolicy:
+class ResidualPolicy(AroundFlow):
     """Greedy takes the best of several chunks, the first of which comes from zero noise; otherwise every chunk is one draw.
 
     All noise of an episode follows from its seed.
     """
 
     def __init__(self, config: ResidualConfig, inner: FlowVLAPolicy, device: str = "cpu"):
-        self.config, self.inner, self.device, self.scale = config, inner, device, config.scale
-        inner.network.requires_grad_(False)
+        self.config, self.device, self.scale = config, device, config.scale
         self.spec = replace(
             inner.spec,
             policy_id="residual",
@@ -61,7 +59,7 @@ class ResidualPolicy:
         torch.manual_seed(0)  # the learner's copy begins as the robot's
         self.residual = perceptron((inputs + self.size, config.width, config.width, self.size), last_gain=0.0).to(device).eval()
         self.critics = Critics(inputs, self.size, config.width, config.critics).to(device).eval()
-        self._modules: dict[str, nn.Module] = {"residual": self.residual, "critics": self.critics}
+        super().__init__(inner, {"residual": self.residual, "critics": self.critics})
         self._greedy, self._rng = True, np.random.default_rng(0)
 
     @classmethod
@@ -99,13 +97,3 @@ class ResidualPolicy:
     def carried_out(self, actions: np.ndarray, proprioception: np.ndarray) -> torch.Tensor:
         state = torch.from_numpy(np.asarray(proprioception, np.float32)).to(self.device)
         return self.inner.network.normalise(torch.from_numpy(np.asarray(actions, np.float32)).to(self.device), state)[:, : self.size]
-
-    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:
-        """As FlowVLAPolicy.encode."""
-        return self.inner.encode(images, proprioception, actions, instruction)
-
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        return state_of(self._modules)
-
-    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        load_state(self._modules, state)

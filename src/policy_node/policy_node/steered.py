@@ -14,10 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from policy_node.flow_vla import FlowVLAPolicy
-from policy_node.inner import load_inner, load_state, state_of
+from policy_node.inner import AroundFlow, load_inner
 from whetstone.config import config_hash, parse
 from whetstone.contracts import Chunk, Observation, PolicyMode
 from whetstone.networks import NoiseActor
@@ -40,12 +39,11 @@ class SteeredConfig:
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
-class SteeredPolicy:
+class SteeredPolicy(AroundFlow):
     """Greedy acts from the middle of the actor's distribution, otherwise every chunk draws from it. Latent: the noise chosen."""
 
     def __init__(self, config: SteeredConfig, inner: FlowVLAPolicy, device: str = "cpu"):
-        self.config, self.inner = config, inner
-        inner.network.requires_grad_(False)
+        self.config = config
         self.spec = replace(
             inner.spec,
             policy_id="steered",
@@ -56,7 +54,7 @@ class SteeredPolicy:
         size = columns if config.repeat else columns * inner.spec.horizon
         torch.manual_seed(0)  # the learner's copy begins as the robot's
         self.actor = NoiseActor(inner.network.seen, size, config.width, config.bound).to(device).eval()
-        self._modules: dict[str, nn.Module] = {"actor": self.actor}
+        super().__init__(inner, {"actor": self.actor})
         self._greedy, self._generator = True, torch.Generator()
 
     @classmethod
@@ -76,13 +74,3 @@ class SteeredPolicy:
         noise = self.actor.greedy(inputs) if self._greedy else self.actor.sample(inputs, self._generator)[0]
         actions = self.inner.execute(observation, self.inner.chunks(inputs, noise.repeat(1, self._rows)))
         return Chunk(actions, latent=noise[0].cpu().numpy().astype(np.float32))
-
-    def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:
-        """As FlowVLAPolicy.encode."""
-        return self.inner.encode(images, proprioception, actions, instruction)
-
-    def trainable_state(self) -> dict[str, np.ndarray]:
-        return state_of(self._modules)
-
-    def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
-        load_state(self._modules, state)

@@ -96,7 +96,7 @@ def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     expected = plain.execute(observation(), plain.chunks(inputs, torch.from_numpy(np.tile(chunk.latent, plain.spec.horizon))[None]))
     np.testing.assert_allclose(chunk.actions, expected, atol=1e-6)
     greedy = act(policy, 5, "greedy")
-    np.testing.assert_array_equal(greedy.latent, np.zeros(8)), "an actor that has learned nothing chooses the middle"
+    np.testing.assert_array_equal(greedy.latent, np.zeros(8), err_msg="an actor that has learned nothing chooses the middle")
     np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
 
 

@@ -1,0 +1,109 @@
+"""What learners from all episodes so far have in common: transitions, bounded gradient steps, critics that learn before anything follows.
+
+Role: between the frame of a learner (rounds_learner.py) and an actor-critic. Depends on torch; knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from learner_node.descent import Descent
+from learner_node.replay import Transitions, transitions
+from learner_node.rounds import GateConfig
+from learner_node.rounds_learner import RoundsLearner
+from learner_node.shaping import Shaping
+from whetstone.contracts import Rollout
+
+NORM = 10.0
+"""Of a gradient, at most: critics that bootstrap have large ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """policy: configuration that it is made for; updates: gradient steps per decision; warm_up: iterations in which the critics learn
+    alone; batch, learning_rate; polyak: share of the critics that their slow copies take over at each step; shaping: of the rewards;
+    gate."""
+
+    plugin: str = ""
+    policy: str = ""
+    updates: float = field(default=2.0, metadata={"gt": 0})
+    warm_up: int = field(default=1, metadata={"ge": 0})
+    batch: int = field(default=256, metadata={"ge": 2})
+    learning_rate: float = field(default=3e-4, metadata={"gt": 0})
+    polyak: float = field(default=0.005, metadata={"gt": 0, "le": 1})
+    shaping: Shaping = field(default_factory=Shaping)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+C = TypeVar("C", bound=ReplayConfig)
+
+
+class ReplayLearner(RoundsLearner[int], Generic[C]):
+    """Learns for as many gradient steps as the decisions that came allow."""
+
+    def __init__(self, config: C, policy: Any, seed: int, salt: int) -> None:
+        super().__init__(policy, config.gate)
+        self.config = config
+        self._rng = np.random.default_rng([seed, salt])
+        self._generator = torch.Generator().manual_seed(seed)
+        self._replay: list[Transitions] = []
+        self._iterations = 0
+
+    @abstractmethod
+    def actions(self, rollout: Rollout) -> torch.Tensor:
+        """(T, .) what the critics judge of an episode's decisions. Raises ConfigError where it is another policy's."""
+        ...
+
+    @abstractmethod
+    def step(self, batch: Transitions, descent: Descent, actor: bool) -> dict[str, torch.Tensor]:
+        """One gradient step of everything; actor: of what follows the critics too. Returns metrics."""
+        ...
+
+    def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], int | None]:
+        new = [self._remember(rollout) for rollout in episodes]
+        steps = round(self.config.updates * sum(len(one) for one in new)) if any(len(one) for one in new) else None
+        return {"unlabelled_steps": float(sum(one.unlabelled for one in new))}, steps
+
+    def _remember(self, rollout: Rollout) -> Transitions:
+        actions = self.actions(rollout)
+        inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
+        self._replay.append(transitions(rollout, inputs, actions, self.config.shaping))
+        return self._replay[-1]
+
+    def learn(self, material: int) -> tuple[dict[str, float], str]:
+        """Means of the last tenth of the steps, and how many were skipped."""
+        actor = self._iterations >= self.config.warm_up
+        self._iterations += 1
+        data, descent = Transitions.joined(self._replay), Descent(norm=NORM)
+        self.begin(data.inputs.shape[1])
+        seen: list[dict[str, float]] = []
+        for _ in range(material):
+            found = self.step(data.draw(self.config.batch, self._rng), descent, actor)
+            seen.append({name: float(one.detach()) for name, one in found.items()})
+        descent.finish()
+        return {**means(seen), "skipped_steps": float(descent.skipped)}, "" if actor else self.unchanged
+
+    unchanged = ""
+    """Why what the policy does has not changed where the critics alone have learned; empty where they belong to it."""
+
+    def begin(self, inputs: int) -> None:
+        """Before an update: make what depends on the number of inputs."""
+
+    def follow(self, slow: torch.nn.Module, fast: torch.nn.Module) -> None:
+        """Move the slow critics a little towards the fast ones."""
+        with torch.no_grad():
+            for one, other in zip(slow.parameters(), fast.parameters(), strict=True):
+                one.lerp_(other, self.config.polyak)
+
+
+def means(seen: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of the last tenth, skipped steps left out."""
+    tail = seen[-max(len(seen) // 10, 1) :]
+    names: Iterable[str] = tail[0] if tail else ()
+    return {name: float(np.nanmean([one[name] for one in tail])) for name in names}

@@ -1,0 +1,75 @@
+"""What all learners in rounds do alike: episodes in, judged by the gate, one update, weights handed over or put back.
+
+Role: the frame of a learner plug-in (contract: whetstone.contracts.Learner). An algorithm derives from it and says what it remembers of the
+episodes (`see`) and how it learns from that (`learn`). Depends on torch by way of descent.py; knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from learner_node.descent import DivergedError
+from learner_node.rounds import GateConfig, Rounds, judged
+from whetstone.contracts import Rollout, UpdateReport
+
+M = TypeVar("M")
+
+
+class RoundsLearner(ABC, Generic[M]):
+    """Owns a policy of its own; the one that drives the robot is another process's. M: what `see` makes of episodes for `learn`."""
+
+    nothing: ClassVar[str] = "no decision has a reward"
+    """Why there is nothing to learn from, where there is not."""
+    on_policy: ClassVar[bool] = False
+    """Episodes of other weights than those in force teach nothing: after going back, new ones have to be collected first."""
+
+    def __init__(self, policy: Any, gate: GateConfig) -> None:
+        self.policy = policy
+        self._rounds = Rounds(gate, policy)
+
+    @abstractmethod
+    def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], M | None]:
+        """Remember an iteration's episodes. Returns metrics, and what there is to learn from, None where there is nothing."""
+        ...
+
+    @abstractmethod
+    def learn(self, material: M) -> tuple[dict[str, float], str]:
+        """One update of the policy. Returns metrics, and why what the policy does has not changed (empty where it has). Raises
+        DivergedError."""
+        ...
+
+    def forget(self, failed: bool) -> None:
+        """Other weights are in force than those that were being trained: moments and slow copies are not theirs. failed: an update
+        diverged, else the gate went back."""
+
+    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
+        episodes = judged(rollouts)
+        successes = sum(rollout.outcome == "success" for rollout in episodes)
+        seen, material = self.see(episodes, iteration)
+        metrics = {"episodes": float(len(episodes)), "reward_success_rate": successes / max(len(episodes), 1), **seen}
+        verdict = self._rounds.judge(episodes, last)
+        if verdict.final:
+            return UpdateReport(verdict.drove != 0, verdict.said, metrics)
+        if verdict.back:
+            self.forget(failed=False)
+            if self.on_policy:
+                return UpdateReport(True, verdict.said, metrics)
+        if material is None:
+            return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: {self.nothing}", metrics)
+        try:
+            learned, unchanged = self.learn(material)
+        except DivergedError as error:
+            self._rounds.undo()
+            self.forget(failed=True)
+            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
+        metrics |= learned
+        if unchanged:
+            return UpdateReport(verdict.back, f"{verdict.said}; {unchanged}", metrics)
+        self._rounds.take()
+        return UpdateReport(True, verdict.said, metrics)
+
+    def trainable_state(self) -> dict[str, np.ndarray]:
+        return self.policy.trainable_state()
