@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,6 +66,16 @@ class DSRL(ReplayLearner[DSRLConfig]):
     def forget(self, failed: bool) -> None:
         if failed:
             self._critics = None
+
+    def prepare(self, names: Collection[str], inputs: int) -> None:
+        if "critics" in names:
+            self.begin(inputs)
+
+    def parts(self) -> dict[str, Any]:
+        if self._critics is None:
+            return super().parts()
+        late = {"critics": self._critics, "slow": self._slow, "alpha": self._alpha, "optimisers": self._optimisers}
+        return super().parts() | late
 
     def actions(self, rollout: Rollout) -> torch.Tensor:
         if rollout.latents is None or rollout.latents.shape[1] != self.actor.size:

@@ -128,7 +128,7 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
 
     def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], list[np.ndarray] | None]:
         for rollout in episodes:
-            self._remember(rollout, iteration)
+            self.recall(rollout, iteration)
         self._buffer = [kept for kept in self._buffer if kept.iteration > iteration - self.config.memory]
         weights = self.weigh(self._buffer)
         if episodes and episodes[0].instruction != self._replayed:
@@ -146,7 +146,13 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
     def forget(self, failed: bool) -> None:
         self._optimiser = torch.optim.AdamW(self._parameters, lr=self.config.learning_rate, weight_decay=1e-4)
 
-    def _remember(self, rollout: Rollout, iteration: int) -> None:
+    def memory(self) -> list[tuple[int, str]]:
+        return [(kept.iteration, kept.rollout.episode_id) for kept in self._buffer]
+
+    def parts(self) -> dict[str, Any]:
+        return {"rng": self._rng, "generator": self._generator, "optimiser": self._optimiser}
+
+    def recall(self, rollout: Rollout, iteration: int) -> None:
         inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
         state = torch.from_numpy(rollout.proprioception).float().to(inputs.device)
         actions = torch.from_numpy(rollout.actions).float().to(inputs.device)

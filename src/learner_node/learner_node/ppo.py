@@ -13,6 +13,7 @@ log p is the mean over the numbers of a chain; `sharpness` is how many of them c
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,6 +99,20 @@ class PPO(RoundsLearner[_Data]):
         if failed:
             self._value = None
 
+    def memory(self) -> list[tuple[int, str]]:
+        return []  # each update reads its own episodes alone
+
+    def recall(self, rollout: Rollout, iteration: int) -> None:
+        return
+
+    def prepare(self, names: Collection[str], inputs: int) -> None:
+        if "value" in names:
+            self._make_value(inputs)
+
+    def parts(self) -> dict[str, Any]:
+        found = {"rng": self._rng, "optimiser": self._optimiser}
+        return found if self._value is None else found | {"value": self._value, "value_optimiser": self._value_optimiser}
+
     def _data(self, episodes: list[Rollout]) -> _Data | None:
         """What the episodes say; None where nothing does. Values are those from before this update."""
         parts: list[_Data] = []
@@ -158,16 +173,21 @@ class PPO(RoundsLearner[_Data]):
     def _fit_value(self, inputs: torch.Tensor, wanted: torch.Tensor, descent: Descent) -> float:
         """Mean squared error of the last tenth of the steps."""
         if self._value is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._seed)
-                self._value = perceptron((inputs.shape[1], 64, 1))
-            self._value_optimiser = torch.optim.AdamW(self._value.parameters(), lr=self.config.value_rate, weight_decay=0.1)
+            self._make_value(inputs.shape[1])
+        assert self._value is not None
         losses = []
         for _ in range(self.config.value_steps):
             index = torch.from_numpy(self._rng.integers(0, len(inputs), min(self.config.batch, len(inputs))))
             loss = (self._value(inputs[index])[:, 0] - wanted[index]).square().mean()
             losses.append(descent.step(self._value_optimiser, loss, list(self._value.parameters())))
         return float(np.nanmean(losses[-max(len(losses) // 10, 1) :]))
+
+    def _make_value(self, inputs: int) -> None:
+        self.inputs = inputs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self._value = perceptron((inputs, 64, 1))
+        self._value_optimiser = torch.optim.AdamW(self._value.parameters(), lr=self.config.value_rate, weight_decay=0.1)
 
 
 def gae(earned: np.ndarray, values: np.ndarray, discount: float, trace: float) -> np.ndarray:

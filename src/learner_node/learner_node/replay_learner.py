@@ -53,7 +53,9 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
         self._rng = np.random.default_rng([seed, salt])
         self._generator = torch.Generator().manual_seed(seed)
         self._replay: list[Transitions] = []
-        self._iterations = 0
+        self._memory: list[tuple[int, str]] = []
+        self._learned = torch.zeros((), dtype=torch.int64)
+        """Updates so far."""
 
     @abstractmethod
     def actions(self, rollout: Rollout) -> torch.Tensor:
@@ -66,20 +68,29 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
         ...
 
     def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], int | None]:
-        new = [self._remember(rollout) for rollout in episodes]
+        for rollout in episodes:
+            self.recall(rollout, iteration)
+        new = self._replay[len(self._replay) - len(episodes) :]
         steps = round(self.config.updates * sum(len(one) for one in new)) if any(len(one) for one in new) else None
         return {"unlabelled_steps": float(sum(one.unlabelled for one in new))}, steps
 
-    def _remember(self, rollout: Rollout) -> Transitions:
+    def recall(self, rollout: Rollout, iteration: int) -> None:
         actions = self.actions(rollout)
         inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
         self._replay.append(transitions(rollout, inputs, actions, self.config.shaping))
-        return self._replay[-1]
+        self._memory.append((iteration, rollout.episode_id))
+        self.inputs = inputs.shape[1]
+
+    def memory(self) -> list[tuple[int, str]]:
+        return self._memory
+
+    def parts(self) -> dict[str, Any]:
+        return {"rng": self._rng, "generator": self._generator, "learned": self._learned}
 
     def learn(self, material: int) -> tuple[dict[str, float], str]:
         """Means of the last tenth of the steps, and how many were skipped."""
-        actor = self._iterations >= self.config.warm_up
-        self._iterations += 1
+        actor = int(self._learned) >= self.config.warm_up
+        self._learned += 1
         data, descent = Transitions.joined(self._replay), Descent(norm=NORM)
         self.begin(data.inputs.shape[1])
         seen: list[dict[str, float]] = []

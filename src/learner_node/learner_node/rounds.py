@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from learner_node.gate import Gate
+from learner_node.gate import Gate, Tally
 from whetstone.contracts import Rollout
 
 
@@ -71,6 +71,22 @@ class Rounds:
     def restore(self, key: int) -> None:
         self._policy.load_trainable_state(self.states[key])
         self.current = key
+
+    @property
+    def best(self) -> dict[str, np.ndarray]:
+        """The snapshot whose episodes were judged best."""
+        return self.states[self.gate.best]
+
+    def checkpoint(self) -> dict[str, Any]:
+        tallies = {key: [tally.episodes, tally.successes] for key, tally in self.gate.tallies.items()}
+        return {"current": self.current, "updates": self._updates, "best": self.gate.best, "tallies": tallies, "states": self.states}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what `checkpoint` gave. Raises ValueError where it is another policy's."""
+        self.states = dict(state["states"])
+        self._updates, self.gate.best = state["updates"], state["best"]
+        self.gate.tallies = {key: Tally(episodes, successes) for key, (episodes, successes) in state["tallies"].items()}
+        self.restore(state["current"])
 
 
 def judged(rollouts: Sequence[Rollout]) -> list[Rollout]:

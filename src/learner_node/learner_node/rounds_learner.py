@@ -7,10 +7,12 @@ episodes (`see`) and how it learns from that (`learn`). Depends on torch by way 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from learner_node.checkpoint import capture, put_back
 from learner_node.descent import DivergedError
 from learner_node.rounds import GateConfig, Rounds, judged
 from whetstone.contracts import Rollout, UpdateReport
@@ -73,3 +75,47 @@ class RoundsLearner(ABC, Generic[M]):
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         return self.policy.trainable_state()
+
+    def best_state(self) -> dict[str, np.ndarray]:
+        return self._rounds.best
+
+    # What a checkpoint needs to know of an algorithm.
+
+    @abstractmethod
+    def memory(self) -> list[tuple[int, str]]:
+        """(iteration, episode) of what `see` remembers, in order."""
+        ...
+
+    @abstractmethod
+    def recall(self, rollout: Rollout, iteration: int) -> None:
+        """Remember an episode again, as `see` did."""
+        ...
+
+    @abstractmethod
+    def parts(self) -> dict[str, Any]:
+        """What changes while learning besides the policy's weights: modules, optimisers, random generators."""
+        ...
+
+    def prepare(self, names: Collection[str], inputs: int) -> None:
+        """Make those parts of these names that are made late. inputs: width of what the policy sees."""
+
+    inputs = 0
+    """Width of what the policy sees, once it is known."""
+
+    def checkpoint(self) -> dict[str, Any]:
+        memory = [[iteration, name] for iteration, name in self.memory()]
+        return {"rounds": self._rounds.checkpoint(), "memory": memory, "inputs": self.inputs, "parts": capture(self.parts())}
+
+    def resume(self, state: dict[str, Any], read: Callable[[str], Rollout | None]) -> int:
+        self._rounds.resume(state["rounds"])
+        missing = 0
+        for iteration, name in state["memory"]:
+            rollout = read(name)
+            if rollout is None:
+                missing += 1
+            else:
+                self.recall(rollout, iteration)
+        self.inputs = state["inputs"]
+        self.prepare(state["parts"].keys(), self.inputs)
+        put_back(self.parts(), state["parts"])
+        return missing

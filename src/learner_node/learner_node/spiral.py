@@ -61,6 +61,9 @@ class SPIRAL(ReplayLearner[SPIRALConfig]):
         self._critic_optimiser, self._actor_optimiser = (torch.optim.Adam(values, lr=rate) for values in self._trained)
         self._slow = copy.deepcopy(policy.critics).requires_grad_(False)
 
+    def parts(self) -> dict[str, Any]:
+        return super().parts() | {"slow": self._slow, "critic_optimiser": self._critic_optimiser, "actor_optimiser": self._actor_optimiser}
+
     def actions(self, rollout: Rollout) -> torch.Tensor:
         return self.policy.carried_out(rollout.actions, rollout.proprioception)
 

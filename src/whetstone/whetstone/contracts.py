@@ -328,7 +328,10 @@ class UpdateReport:
 class Learner(Protocol):
     """A learner plug-in (entry point group `whetstone.learners`: a class with `load`).
 
-    It owns a copy of the policy and changes only its trainable state.
+    It owns a copy of the policy and changes only its trainable state. It may have besides: `best_state()`, the weights seen to be best so
+    far; `checkpoint()`, all that it has in mind between two updates, as dictionaries and lists of tensors, arrays and plain values, and
+    `resume(state, read)`, which goes on from there as if it had never stopped: `read(episode_id)` gives an episode again, None where it is
+    gone; returns how many were (without these two, a learner that was killed begins anew).
     """
 
     @classmethod
