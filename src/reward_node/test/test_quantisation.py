@@ -77,6 +77,13 @@ def test_topreward_runs_in_fewer_bits_and_says_so(folder: Path, precision: str) 
     assert live != plain and identity.endswith(precision) and other.endswith("float32")
 
 
+def test_layers_that_are_no_whole_blocks_run_in_nf4_on_cpus_that_pack_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = load(str(folder), "nf4", "cpu", "the test", "franka").model
+    layers = [layer for layer in model.modules() if hasattr(layer, "support_avx512bf16_for_cpu")]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers if layer.in_features % 64 or layer.out_features % 32)
+
+
 def test_what_this_machine_cannot_do_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA GPU that torch sees; use device:=cpu"):

@@ -23,6 +23,8 @@ _VISION = ("visual", "vision_model", "vision_tower", "vision", "connector", "mul
 
 _FAR = 16
 """Input columns of a layer that are not rounded."""
+_PACKED_ROWS = 32
+"""Outputs that bitsandbytes' packed layout of 4-bit weights takes together."""
 _TOKENS = 64
 """Random ones, that show which columns these are."""
 
@@ -128,6 +130,7 @@ def finish(model: Any, precision: Precision, device: str) -> Any:
         try_int8()
         quantise(_language(model))
     if precision in ("int8", "nf4") and getattr(model, "is_quantized", False):
+        _unpack(model)
         _try(model, precision, device)
         return model  # already where device_map put it
     return model.to(torch.device(device))
@@ -157,6 +160,15 @@ def _language(model: Any) -> nn.Module:
     if found is None:
         raise ConfigError(f"dtype: int8 does not know where {type(model).__name__} keeps its language model; use dtype: float32")
     return found
+
+
+def _unpack(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes lays 4-bit weights out anew at the first product, in whole blocks, and fails where a layer is not
+    made of such. Those keep the layout that every CPU takes."""
+    for layer in model.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False):
+            state = layer.weight.quant_state
+            layer.support_avx512bf16_for_cpu = layer.in_features % state.blocksize == 0 and layer.out_features % _PACKED_ROWS == 0
 
 
 def _try(model: Any, precision: str, device: str) -> None:
