@@ -26,6 +26,9 @@ ROBOT = "so100"
 PERIOD = 50_000_000
 
 _PLUGINS = '''
+import os
+import time
+
 import numpy as np
 from whetstone.contracts import Chunk, PolicySpec, UpdateReport
 
@@ -72,19 +75,27 @@ class Learner:
         return cls(policy)
 
     def update(self, rollouts, iteration, last):
+        time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))
         self.policy.state["bias"] += 0.01
         seen = [np.abs(rollout.latents[:, 0] - rollout.images["front"].mean((1, 2, 3))).max() for rollout in rollouts]
         return UpdateReport(True, "always", {"decisions": float(sum(len(r.stamps) for r in rollouts)), "image_error": float(max(seen))})
 
     def trainable_state(self):
         return self.policy.trainable_state()
+
+    def checkpoint(self):
+        return {"bias": self.policy.state["bias"].copy()}
+
+    def resume(self, state, read):
+        self.policy.state["bias"] = state["bias"]
+        return 0
 '''
 
 
 def install_stand_ins(folder: Path) -> dict[str, str]:
     """Make the plug-ins `stand_in` findable by entry point; returns the environment for a process that is to find them."""
     info = folder / "stand_ins-0.dist-info"
-    info.mkdir(parents=True)
+    info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-ins\nVersion: 0\n")
     (info / "entry_points.txt").write_text(
         "[whetstone.policies]\nstand_in = stand_ins:Policy\n[whetstone.learners]\nstand_in = stand_ins:Learner\n"

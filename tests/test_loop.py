@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,10 +26,10 @@ STEPS = load_task("pick_and_place", "so100").max_steps
 
 
 @contextmanager
-def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str):
-    """One run of the plan as a process, `name` its run directory; nothing of it is left behind."""
+def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seconds: float = 0.0):
+    """One run of the plan as a process, `name` its run directory; nothing of it is left behind. seconds: that an update takes."""
     plugins = tmp_path / name / "plugins"
-    environment = {**os.environ, **install_stand_ins(plugins)}
+    environment = {**os.environ, **install_stand_ins(plugins), "STAND_IN_SECONDS": str(seconds)}
     if mode == "refine":
         stand_in = plugins / "stand_in.yaml"
         arguments = (
@@ -54,15 +56,65 @@ def ended(process: subprocess.Popen[str], seconds: float = 240) -> str:
     return output
 
 
-def test_two_iterations_twice_alike(tmp_path, domains) -> None:
-    runs = []
-    for count in range(2):
-        arguments = f"iterations:={ITERATIONS}", f"episodes:={EPISODES}"
-        with whetstone(tmp_path, f"run{count}", next(domains), "refine", *arguments) as process:
-            ended(process)
-        runs.append(tmp_path / f"run{count}" / "run")
+def until(condition, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
-    updates = [json.loads(line) for line in (runs[0] / "updates.jsonl").read_text().splitlines()]
+
+def lines(path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def learner_of(run) -> int:
+    """The process of the run's learner node."""
+    wanted = str(run / "parameters" / "learner.yaml").encode()
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if wanted in _content(path).split(b"\0")]
+    assert len(found) == 1, found
+    return int(found[0].parent.name)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
+def cut_off(tmp_path, domains, *arguments: str) -> None:
+    """A run whose learner is killed in the middle of its first update, and which is killed itself in the middle of an episode."""
+    run = tmp_path / "run1" / "run"
+    with whetstone(tmp_path, "run1", next(domains), "refine", *arguments, seconds=2.0) as process:
+        # An episode counts from when it is on the disk.
+        until(lambda: len(RolloutStore(run / "rollouts").list()) == EPISODES, process)
+        until(lambda: "updating" in (run / "logs" / "learner.log").read_text(), process)
+        os.kill(learner_of(run), signal.SIGKILL)
+        until(lambda: lines(run / "updates.jsonl") == 1, process)
+        log = (run / "logs" / "learner.log").read_text()
+        assert f"resumed after the beginning; {EPISODES} episodes since then" in log
+        time.sleep(0.3)
+        process.kill()
+        output, _ = process.communicate(timeout=20)
+        assert "learner was killed (SIGKILL); started again, 1 of 3" in output
+    assert lines(run / "episodes.jsonl") < EPISODES * ITERATIONS, "it was meant to be cut off in the middle of training"
+    with whetstone(tmp_path, "run1", next(domains), "refine", "resume:=true", *arguments) as process:
+        ended(process)
+    assert "resumed after iteration 0, weights version 1; 0 episodes since then" in (run / "logs" / "learner.log").read_text()
+
+
+def test_two_iterations_are_alike_whether_cut_off_or_not(tmp_path, domains) -> None:
+    arguments = f"iterations:={ITERATIONS}", f"episodes:={EPISODES}"
+    with whetstone(tmp_path, "run0", next(domains), "refine", *arguments) as process:
+        ended(process)
+    cut_off(tmp_path, domains, *arguments)
+    runs = [tmp_path / f"run{count}" / "run" for count in range(2)]
+
+    updates, others = ([json.loads(line) for line in (run / "updates.jsonl").read_text().splitlines()] for run in runs)
+    for update in (*updates, *others):
+        del update["metrics"]["update_seconds"]
+    assert updates == others
     assert [(update["iteration"], update["version"], update["deployed"]) for update in updates] == [(0, 1, True), (1, 2, True)]
     decisions = EPISODES * -(-STEPS // EXECUTE)
     for update in updates:
@@ -71,7 +123,10 @@ def test_two_iterations_twice_alike(tmp_path, domains) -> None:
         # The images in the rollouts are those that the policy saw: their mean is what it noted.
         assert update["metrics"]["image_error"] < 1e-3
         assert update["metrics"]["reward_success_rate"] == 0
-    assert sorted(path.name for path in (runs[0] / "weights").iterdir()) == ["000001.safetensors", "000002.safetensors"]
+    for name in ("000001.safetensors", "000002.safetensors"):
+        assert (runs[0] / "weights" / name).read_bytes() == (runs[1] / "weights" / name).read_bytes()
+    assert [lines(run / "episodes.jsonl") for run in runs] == [EPISODES * ITERATIONS + 1] * 2
+    assert [lines(run / "evaluation.jsonl") for run in runs] == [1, 1]
 
     stores = [RolloutStore(run / "rollouts") for run in runs]
     episodes = stores[0].list()
@@ -82,7 +137,9 @@ def test_two_iterations_twice_alike(tmp_path, domains) -> None:
         assert set(first.policy_versions.tolist()) == {first.iteration}
         scored = (first.stamps - first.stamps[0]) // 50_000_000 % 4 == 0
         np.testing.assert_array_equal(np.isfinite(first.rewards["progress"][:-1]), scored)
-        for name in ("stamps", "actions", "proprioception"):
+        # A simulator that was started again counts from zero.
+        np.testing.assert_array_equal(first.stamps - first.stamps[0], second.stamps - second.stamps[0])
+        for name in ("actions", "proprioception"):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=f"{episode_id}: {name}")
         for camera, images in first.images.items():
             np.testing.assert_array_equal(images, second.images[camera])

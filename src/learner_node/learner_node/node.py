@@ -21,8 +21,10 @@ from sensor_msgs.msg import Image, JointState
 from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, WeightsChunk, WeightsManifest
 from whetstone_msgs.srv import ResendChunks
 
+from learner_node.journal import Done, Journal
 from learner_node.publisher import Pushed, WeightsPublisher
 from learner_node.recorder import Decision, EpisodeInfo, Recorder
+from learner_node.scalars import Scalars
 from whetstone import snapshot
 from whetstone.contracts import REWARD_VALUES, Learner, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
@@ -55,6 +57,8 @@ _OUTCOMES = {
     Episode.OUTCOME_TIMEOUT: "timeout",
     Episode.OUTCOME_ABORTED: "aborted",
 }
+_MEETING = 5.0
+"""Seconds that the node waits for those whom it listens to."""
 _WRITE_OUT = 4.0
 """Seconds that a stop waits for rollouts on their way to the disk."""
 
@@ -70,6 +74,9 @@ class Parameters:
     are joined to the nearest stamp within half a period. weights_key: file of the key that announcements of weights are signed with; empty:
     they are not. device: torch device of the policy copy. threads: of torch, while
     updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty times slower.
+    keep: newest snapshots of weights that stay beside the best one; 0: all. wandb: project of Weights & Biases; empty: TensorBoard alone.
+    resume: go on from the checkpoints and rollouts in run_dir. restarted: the same after this process was killed in the middle of a run:
+    nobody will bring the node up, so it does so itself.
     """
 
     robot: str
@@ -86,6 +93,10 @@ class Parameters:
     weights_key: str = ""
     device: str = "cpu"
     threads: int = field(default=1, metadata={"ge": 1})
+    keep: int = field(default=10, metadata={"ge": 0})
+    wandb: str = ""
+    resume: bool = False
+    restarted: bool = False
 
 
 class LearnerNode(WhetstoneNode[Parameters]):
@@ -93,6 +104,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def __init__(self) -> None:
         super().__init__("learner", Parameters)
+        self.autostart = self.parameters.restarted
 
     def configure(self) -> None:
         p = self.parameters
@@ -103,16 +115,22 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._spec = policy.spec
         self._store = RolloutStore(p.rollouts or Path(p.run_dir) / "rollouts")
         self._store.clean()
-        self._weights_dir = Path(p.run_dir) / "weights"
-        try:
-            self._weights_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"run_dir: {self._weights_dir} cannot be made: {error.strerror}") from None
+        identity = {
+            "learner": p.learner,
+            "policy": self._spec.policy_id,
+            "policy's config_hash": self._spec.config_hash,
+            "seed": str(p.seed),
+        }
+        self._journal = Journal(p.run_dir, identity, p.keep)
         tolerance = self._profile.period_ns // 2 if p.realtime else 0
         ring = 64 if p.realtime else LOCKSTEP_DEPTH + 56
         self._recorder = Recorder(self._spec.cameras, _decode, grace=p.reward_grace, ring=ring, tolerance=tolerance)
         self._rollouts: list[Rollout] = []
-        self._version = 0
+        self._starts: dict[str, int] = {}  # of the episodes that run, robot time, ns
+        self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
+        self._version = self._done.version if self._done else 0
+        say = self.get_logger().warning
+        self._scalars = Scalars(Path(p.run_dir) / "tensorboard", p.wandb, self._done.iteration + 1 if self._done else 0, say)
         self._iteration: int | None = None  # of the update that is due or under way
         self._updating = False
         self._stamp = 0
@@ -129,6 +147,28 @@ class LearnerNode(WhetstoneNode[Parameters]):
             except ValueError as error:
                 raise InputError(f"{p.weights}: {error}") from None
         return policy
+
+    def _resume(self, policy: Policy) -> Done | None:
+        """Back to where the last update left everything; the episodes recorded since then wait for the next one."""
+        log, folder = self.get_logger(), self._store.root
+        known = set(self._store.list())
+        done, notes = self._journal.resume(self._learner, policy, lambda name: self._read(name) if name in known else None)
+        for note in notes:
+            log.warning(f"resuming: {note}")
+        after = done.iteration if done else -1
+        waiting = [name for name in sorted(known) if (self._store.iteration(name) or 0) > after]
+        self._rollouts = [rollout for rollout in map(self._read, waiting) if rollout is not None]
+        stands = f"iteration {done.iteration}, weights version {done.version}" if done else "the beginning"
+        log.info(f"resumed after {stands}; {len(self._rollouts)} episodes since then in {folder}")
+        return done
+
+    def _read(self, name: str) -> Rollout | None:
+        try:
+            return self._store.read(name)
+        except InputError as error:
+            self._store.quarantine(name, str(error))
+            self.get_logger().warning(f"set aside in quarantine: {error}")
+            return None
 
     def _create_interfaces(self) -> None:
         p = self.parameters
@@ -148,25 +188,35 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._publisher = WeightsPublisher(announce, send)
         self._update_publisher = self.create_publisher(Update, "learner/update", LATCHED)
         self.create_service(ResendChunks, "weights/resend", self._on_resend)
-        self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
-        self.create_subscription(Action, "policy/action", self._on_action, EVENT)
-        self.create_subscription(JointState, "policy/command", self._on_command, EVENT)
         self.create_subscription(Reward, "reward", self._on_reward, EVENT)
         self.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
+        self._heard = [
+            self.create_subscription(Episode, "episode", self._on_episode, EPISODE),
+            self.create_subscription(Action, "policy/action", self._on_action, EVENT),
+            self.create_subscription(JointState, "policy/command", self._on_command, EVENT),
+            self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(p.realtime), raw=True),
+        ]
         for name in self._spec.cameras:
 
             def on_image(data: bytes, name: str = name) -> None:
                 if self._recorder.recording:
                     self._recorder.image(name, stamp_of_raw(data), data)
 
-            self.create_subscription(Image, self._profile.camera(name).topic, on_image, camera_qos(p.realtime), raw=True)
-        self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(p.realtime), raw=True)
+            topic = self._profile.camera(name).topic
+            self._heard.append(self.create_subscription(Image, topic, on_image, camera_qos(p.realtime), raw=True))
 
     def activate(self) -> None:
+        unheard = self.await_publishers(self._heard, _MEETING)
+        if unheard:
+            self.get_logger().warning(f"nobody publishes {', '.join(unheard)} yet; what comes before they are met is not learned from")
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="learner", daemon=True)
         self._worker.start()
         self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
+        if self._done is not None:
+            if self._version:
+                self._publisher.push(self._journal.load(self._version), self._version, self._done.parent, self._done.iteration)
+            self._say(self._done)
 
     def deactivate(self) -> None:
         self.destroy_timer(self._timer)
@@ -175,6 +225,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._jobs.put(None)
         if not self._updating:  # an update under way is given up; episodes that ended get to the disk
             self._worker.join(_WRITE_OUT)
+        self._scalars.close()
 
     def cleanup(self) -> None:
         self._rollouts = []
@@ -185,10 +236,12 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._stamp = to_ns(message.header.stamp)
         if message.phase == Episode.PHASE_UPDATING:
             if message.mode == Episode.MODE_TRAIN:
-                self._iteration = int(message.iteration)
+                self._asked(int(message.iteration))
             return
-        if message.mode != Episode.MODE_TRAIN:
+        if message.mode != Episode.MODE_TRAIN or self._known(message):
             return
+        if message.phase == Episode.PHASE_RUNNING:
+            self._starts[message.episode_id] = to_ns(message.start)
         if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
             # Already while resetting, for actions and frames may come before the message that says RUNNING.
             self._recorder.begin(EpisodeInfo(message.episode_id, message.iteration, message.task, message.instruction, message.seed))
@@ -199,6 +252,19 @@ class LearnerNode(WhetstoneNode[Parameters]):
                 self._recorder.end(message.episode_id, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
         elif message.phase == Episode.PHASE_FINISHED and message.episode_id not in self._recorder.waiting():
             self._recorder.discard(message.episode_id)
+
+    def _known(self, message: Episode) -> bool:
+        """Whether an episode was dealt with before this process was killed: what is latched tells of it again."""
+        if self._done is not None and message.iteration <= self._done.iteration:
+            return True
+        return self.parameters.restarted and any(rollout.episode_id == message.episode_id for rollout in self._rollouts)
+
+    def _asked(self, iteration: int) -> None:
+        """An update is due. One that was done before this process was killed, or the run cut off, is reported again."""
+        if self._done is None or iteration > self._done.iteration:
+            self._iteration = iteration
+        elif iteration == self._done.iteration:
+            self._say(self._done)
 
     def _on_joints(self, data: bytes) -> None:
         if self._recorder.recording:
@@ -246,6 +312,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
         while not self._results.empty():
             self._results.get()()
         for rollout in self._recorder.ready(time.monotonic()):
+            start = self._starts.pop(rollout.episode_id, 0)
+            if self.parameters.restarted and rollout.stamps[0] > start:
+                self.get_logger().warning(f"{rollout.episode_id} was running when this node was restarted: nothing is learned from it")
+                self.counters["interrupted_episodes"] = self.counters.get("interrupted_episodes", 0) + 1
+                continue
             self._rollouts.append(rollout)
             self._jobs.put(lambda rollout=rollout: self._write(rollout))
         for name, lost in (("empty_episodes", "episodes without one whole decision"), ("dropped_decisions", "decisions without images")):
@@ -256,18 +327,24 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self.counters.update(self._recorder.counters)
         if self._iteration is not None and not self._updating and not self._recorder.waiting():
             self._updating = True
+            self.get_logger().info(f"updating after iteration {self._iteration}")
             rollouts = [rollout for rollout in self._rollouts if rollout.iteration == self._iteration]
             self._rollouts = []
             self._jobs.put(lambda: self._update(rollouts, self._iteration or 0))
 
-    def _finish_update(self, report: UpdateReport, state: dict[str, np.ndarray], iteration: int) -> None:
+    def _finish_update(self, done: Done, state: dict[str, np.ndarray]) -> None:
         """Back in the executor: push what the learner decided, say so."""
-        if report.deploy:
-            parent, self._version = self._version, self._version + 1
-            self._publisher.push(state, self._version, parent, iteration)
+        self._done, self._version = done, done.version
+        if done.report.deploy:
+            self._publisher.push(state, done.version, done.parent, done.iteration)
+        self._say(done)
+        self._iteration, self._updating = None, False
+
+    def _say(self, done: Done) -> None:
+        report = done.report
         message = Update(
-            iteration=iteration,
-            version=self._version,
+            iteration=done.iteration,
+            version=done.version,
             deployed=report.deploy,
             reason=report.reason,
             names=list(report.metrics),
@@ -275,8 +352,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         )
         message.header.stamp = to_stamp(self._stamp)
         self._update_publisher.publish(message)
-        self.get_logger().info(f"iteration {iteration}: {'deployed' if report.deploy else 'kept'} version {self._version}: {report.reason}")
-        self._iteration, self._updating = None, False
+        verdict = "deployed" if report.deploy else "kept"
+        self.get_logger().info(f"iteration {done.iteration}: {verdict} version {done.version}: {report.reason}")
 
     # The worker thread: files and learning, in order.
 
@@ -299,9 +376,10 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def _update(self, rollouts: list[Rollout], iteration: int) -> None:
         _set_threads(self.parameters.threads)
         unlabelled = sum(int(np.isnan(rollout.rewards["total"]).sum()) for rollout in rollouts)
-        if rollouts:
+        last = iteration + 1 == self.parameters.iterations
+        if rollouts or last:
             began = time.perf_counter()
-            report = self._learner.update(rollouts, iteration, iteration + 1 == self.parameters.iterations)
+            report = self._learner.update(rollouts, iteration, last)
             metrics = {**report.metrics, "update_seconds": time.perf_counter() - began}
         else:
             report = UpdateReport(False, "no episode of this iteration could be recorded", {})
@@ -309,10 +387,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
         success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
         metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
         report = UpdateReport(report.deploy, report.reason, metrics)
+        done = Done(iteration, self._version + report.deploy, self._version, report)
+        self._journal.write(done, self._learner)
+        self._scalars.add(iteration, metrics)
         state = self._learner.trainable_state() if report.deploy else {}
-        if report.deploy:
-            snapshot.save(state, str(self._weights_dir / f"{self._version + 1:06d}.safetensors"), {"iteration": str(iteration)})
-        self._results.put(lambda: self._finish_update(report, state, iteration))
+        self._results.put(lambda: self._finish_update(done, state))
 
 
 def _decode(payload: Any, camera: str) -> np.ndarray:

@@ -50,7 +50,7 @@ class RoundsLearner(ABC, Generic[M]):
     def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
         episodes = judged(rollouts)
         successes = sum(rollout.outcome == "success" for rollout in episodes)
-        seen, material = self.see(episodes, iteration)
+        seen, material = self.see(episodes, iteration) if episodes else ({}, None)
         metrics = {"episodes": float(len(episodes)), "reward_success_rate": successes / max(len(episodes), 1), **seen}
         verdict = self._rounds.judge(episodes, last)
         if verdict.final:

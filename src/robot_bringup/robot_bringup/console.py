@@ -73,7 +73,7 @@ class RunConsole:
         for record in self._new(self._episodes_file):
             self._episode(record)
         for record in self._new(self._updates_file):
-            self._say(_update_line(record, self._iteration.get(record["iteration"], [0, 0])))
+            self.say(_update_line(record, self._iteration.get(record["iteration"], [0, 0])))
 
     def _new(self, path: Path) -> list[dict[str, Any]]:
         found, self._offsets[path] = records.read(path, self._offsets[path])
@@ -87,7 +87,7 @@ class RunConsole:
             count[1] += success
         position = self._segment_of.get(record["episode_id"])
         if position is None or record["outcome"] == "aborted":
-            self._say(f"{record['episode_id']}: {record['outcome']} ({record['reason']})")
+            self.say(f"{record['episode_id']}: {record['outcome']} ({record['reason']})")
             return
         counts, segment = self._counts[position], self._segments[position]
         counts[0] += 1
@@ -98,9 +98,10 @@ class RunConsole:
             self._progress.start_task(self._bars[position])
             self._progress.update(self._bars[position], completed=counts[0], rate=rate)
         elif counts[0] == segment.iterations * segment.episodes:
-            self._say(f"{title(segment)}: {counts[0]} episodes, {rate.strip()}")
+            self.say(f"{title(segment)}: {counts[0]} episodes, {rate.strip()}")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """One line among the bars."""
         console = self._progress.console if self._progress is not None else self._console
         console.print(escape(line), soft_wrap=True, highlight=False)
 

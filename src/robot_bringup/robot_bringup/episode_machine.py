@@ -127,7 +127,8 @@ class EpisodeMachine:
 
     Call the input methods as things happen and publish, in order, what `take()` returns after each. `result` is None until
     FINISHED, then ("finished" | "stopped" | "failed", reason).
-    reward_every: control steps between two scored frames; 0 where no reward model runs.
+    reward_every: control steps between two scored frames; 0 where no reward model runs. after: the last episode of the newest iteration
+    that a run which was cut off had collected: its update is asked for before anything else, for who has the weights is not known.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class EpisodeMachine:
         completion: Completion | None,
         reward_every: int = 0,
         deadlines: Deadlines | None = None,
+        after: PlannedEpisode | None = None,
     ):
         self._episodes = episodes
+        self._after = after
         self._rate = rate
         self._max_steps = max_steps
         self._debounce = Debounce(completion) if completion is not None else None
@@ -178,8 +181,12 @@ class EpisodeMachine:
             self._emit(State(Phase.WAITING, reason=reason))
 
     def begin(self, now: float) -> None:
-        """All peers are active: start the first episode."""
-        self._next(now)
+        """All peers are active: start the first episode, or ask for the update that a run which was cut off may lack."""
+        if self._after is None:
+            self._next(now)
+            return
+        self._update, self._since = None, now
+        self._emit(State(Phase.UPDATING, self._after, reason=f"iteration {self._after.iteration}, resumed"))
 
     def reset_done(self, now: float, ok: bool, reason: str, start: int) -> None:
         """The simulator answered. start: stamp of the episode's first frame."""
@@ -224,7 +231,9 @@ class EpisodeMachine:
     def update(self, now: float, iteration: int, version: int, deployed: bool) -> None:
         """The learner reported on an iteration."""
         if self.state.phase == Phase.UPDATING and self.state.episode is not None and iteration == self.state.episode.iteration:
-            self._update = (version, deployed)
+            # After a cut the policy begins with the base policy's weights, whatever the learner decided last.
+            self._update = (version, deployed or (self._after is not None and version > 0))
+            self._after = None
             self._since = now
             self._try_finish_update(now)
 

@@ -23,6 +23,7 @@ from whetstone_msgs.srv import ResetScene
 from robot_bringup import records, schedule
 from robot_bringup.completion import Completion
 from robot_bringup.episode_machine import POINTS_AT_LOG, Deadlines, EpisodeMachine, Phase, Score, State
+from robot_bringup.resuming import remaining
 from whetstone import jsonfile
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_node, stamp_of_raw, to_ns, to_stamp
@@ -39,6 +40,7 @@ class Parameters:
 
     max_steps: control steps until time-out. reward_every: steps between two scored frames (0: no reward model).
     success_threshold, success_frames: completion that ends a training episode (frames 0: never).
+    resume: go on after what the records in run_dir say was done.
     *_deadline: seconds to wait for a node to configure, the scene, a frame, the learner, the policy's acknowledgement.
     """
 
@@ -51,6 +53,7 @@ class Parameters:
     reward_every: int = field(default=0, metadata={"ge": 0})
     success_threshold: float = field(default=0.8, metadata={"gt": 0, "le": 1})
     success_frames: int = field(default=0, metadata={"ge": 0})
+    resume: bool = False
     startup_deadline: float = field(default=180.0, metadata={"gt": 0})
     reset_deadline: float = field(default=30.0, metadata={"gt": 0})
     frame_deadline: float = field(default=60.0, metadata={"gt": 0})
@@ -71,13 +74,18 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._profile = load_profile(p.robot)
         self._task = load_task(p.task, self._profile.name)
         self._instruction = self._task.tell()
+        episodes, after = schedule.episodes(schedule.from_json(p.schedule)), None
+        if p.resume:
+            episodes, after = remaining(self._run_dir, episodes)
+        self._updated = {record["iteration"] for record in records.read_all(self._run_dir / records.UPDATES)}
         self._machine = EpisodeMachine(
-            schedule.episodes(schedule.from_json(p.schedule)),
+            episodes,
             rate=self._profile.rate,
             max_steps=p.max_steps,
             completion=Completion(p.success_threshold, p.success_frames) if p.success_frames else None,
             reward_every=p.reward_every,
             deadlines=Deadlines(p.reset_deadline, p.frame_deadline, p.update_deadline, p.apply_deadline),
+            after=after,
         )
         self._episode_began = time.monotonic()
         self._over = False
@@ -208,7 +216,9 @@ class EpisodeManager(WhetstoneNode[Parameters]):
             "reason": message.reason,
             "metrics": dict(zip(message.names, message.values)),
         }
-        records.append(self._run_dir / records.UPDATES, record)
+        if message.iteration not in self._updated:
+            self._updated.add(message.iteration)
+            records.append(self._run_dir / records.UPDATES, record)
         self._machine.update(time.monotonic(), message.iteration, message.version, message.deployed)
         self._publish()
 

@@ -21,7 +21,7 @@ from launch import LaunchContext, LaunchDescription
 from robot_bringup import records
 from robot_bringup.plan import Mode, NodeSpec, Plan, arguments_of, plan
 from robot_bringup.preparation import Preparation
-from robot_bringup.supervisor import last_words
+from robot_bringup.supervisor import RESTARTS, last_words
 from whetstone import config, jsonfile
 from whetstone.errors import ConfigError
 
@@ -45,7 +45,10 @@ def _start(context: LaunchContext, mode: Mode) -> list[Any]:
         name = word.partition(":=")[0]
         if ":=" in word and name not in names:
             raise ConfigError(config.unknown("argument", name, names))
-    planned = plan(mode, {name: LaunchConfiguration(name).perform(context) for name in names})
+    given = {name: LaunchConfiguration(name).perform(context) for name in names}
+    if given.get("resume", "").lower() == "true":  # the run's own arguments stand in for those that nobody gave now
+        given = {name: value for name, value in given.items() if any(word.startswith(f"{name}:=") for word in context.argv)}
+    planned = plan(mode, given)
     preparation = Preparation(planned)
     _prepared.append(preparation)
     actions: list[Any] = [LogInfo(msg=f"run directory: {planned.run_dir}")]
@@ -54,23 +57,27 @@ def _start(context: LaunchContext, mode: Mode) -> list[Any]:
     return actions
 
 
-def _node(planned: Plan, node: NodeSpec, parameter_file: Path) -> Node:
+def _node(planned: Plan, node: NodeSpec, parameter_file: Path, restarts: int = 0) -> Node:
+    """restarts: how often it has been started again."""
+    again = [dict.fromkeys(node.again, True)] if restarts else []
     return Node(
         package=node.package,
         executable=node.executable,
         name=node.name,
         namespace=node.namespace,
-        parameters=[str(parameter_file)],
+        parameters=[str(parameter_file), *again],
         remappings=list(node.remappings),
         output="both",
         sigterm_timeout="2.5",
         sigkill_timeout="1.5",
-        on_exit=_on_exit(planned, node),
+        on_exit=_on_exit(planned, node, parameter_file, restarts),
     )
 
 
-def _on_exit(planned: Plan, node: NodeSpec) -> Callable[[ProcessExited, LaunchContext], list[Any] | None]:
-    """The essential node's end is the run's end; any other node's end before that is a failure."""
+def _on_exit(
+    planned: Plan, node: NodeSpec, parameter_file: Path, restarts: int
+) -> Callable[[ProcessExited, LaunchContext], list[Any] | None]:
+    """The essential node's end is the run's end; any other node's end before that is a failure, unless it was killed and may go on."""
 
     def ended(event: ProcessExited, context: LaunchContext) -> list[Any] | None:
         if context.is_shutdown:
@@ -81,6 +88,9 @@ def _on_exit(planned: Plan, node: NodeSpec) -> Callable[[ProcessExited, LaunchCo
             if event.returncode == 0:
                 return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
             raise RuntimeError(reason)
+        if node.again and event.returncode < 0 and restarts < RESTARTS:
+            said = f"{node.name} was killed (signal {-event.returncode}); started again, {restarts + 1} of {RESTARTS}"
+            return [LogInfo(msg=said), _node(planned, node, parameter_file, restarts + 1)]
         logs = sorted((planned.run_dir / "logs").glob(f"*_{event.pid}_*.log"))
         words = last_words(logs[-1]) if logs else "its output is above"
         raise RuntimeError(f"{node.name} died (exit code {event.returncode}): {words}")

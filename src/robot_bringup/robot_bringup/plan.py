@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from robot_bringup import schedule
+from robot_bringup import resuming, schedule
 from robot_bringup.completion import Completion
 from robot_bringup.schedule import Segment
 from whetstone import config
@@ -34,6 +34,8 @@ DESCRIPTIONS = {
     "reward": "one reward node for several robots of a kind, whose own runs have without:=reward",
 }
 ENDLESS = 2**31 - 1
+_AGAIN = {"learner": ("restarted",)}
+"""Nodes that go on from the disk. None of them moves the arm: after the death of one that does, a human has a look first."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,11 @@ class Argument:
         return f"one of {', '.join(options)}" if options else {"boolean": "true or false", "path": "a path"}.get(self.kind, "a word")
 
 
+LOCAL = (
+    "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "weights_key", "without", "keep", "wandb", "resume",
+)  # fmt: skip
+"""Arguments that no result depends on."""
+
 _REFINE, _POLICY, _ROBOT = ("refine",), ("refine", "evaluate"), ("refine", "evaluate", "sim")
 _SCORED = ("refine", "reward")
 
@@ -149,6 +156,9 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
     Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_REFINE),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
+    Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_REFINE),
+    Argument("wandb", "", "project of Weights & Biases that gets the curves; empty: TensorBoard alone", modes=_REFINE, optional=True),
+    Argument("resume", "false", "go on with the run in run_dir, which was cut off", "boolean", modes=_POLICY),
     Argument("run_dir", "", "folder of the run; empty: runs/<date>-<mode>-<robot>-<task>", "path", optional=True),
     Argument("domain_id", "", "ROS domain; empty: $ROS_DOMAIN_ID, else 0", "integer", low=0, high=232, optional=True),
     Argument("namespace", "", "namespace of the run's nodes and topics; empty: the robot's name, for reward `rewards`", optional=True),
@@ -159,7 +169,8 @@ ARGUMENTS: tuple[Argument, ...] = (
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One process: `executable` of ROS package `package`, its node name, namespace and parameters."""
+    """One process: `executable` of ROS package `package`, its node name, namespace and parameters. again: parameters that are true where it
+    is started again after it was killed in the middle of the run; without any, its death ends the run."""
 
     package: str
     executable: str
@@ -167,6 +178,7 @@ class NodeSpec:
     namespace: str
     parameters: dict[str, Any]
     remappings: tuple[tuple[str, str], ...] = ()
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,7 +215,11 @@ def resolve(mode: str, given: Mapping[str, str]) -> dict[str, Any]:
 
 def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     """The run that the arguments describe. Everything that can be wrong before a node starts is a ConfigError here."""
-    values = resolve(mode, given or {})
+    given = dict(given or {})
+    table = {argument.name: argument for argument in arguments_of(mode)}
+    if "resume" in table and table["resume"].read(given.get("resume", "false")):
+        given = resuming.arguments(given, mode, lambda name, text: table[name].read(text) if name in table else text, LOCAL)
+    values = resolve(mode, given)
     if values.get("sim", "mujoco") != "mujoco":
         raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco")
     if values.get("record"):
@@ -269,7 +285,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine":
         specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
-        specific["learner"][2]["rollout_budget_gb"] = values["rollout_budget_gb"]
+        specific["learner"][2].update({name: values[name] for name in ("rollout_budget_gb", "keep", "wandb", "resume")})
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {
@@ -277,13 +293,14 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "managed": list(specific),
         "max_steps": ENDLESS if mode == "sim" else task.max_steps,
         "reward_every": every,
+        "resume": values.get("resume", False),
     }
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
         manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames}
     specific["episode_manager"] = ("robot_bringup", "episode_manager", manager)
     nodes = tuple(
-        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters})
+        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters}, again=_AGAIN.get(name, ()))
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)

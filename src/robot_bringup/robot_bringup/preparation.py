@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from robot_bringup import records
-from robot_bringup.plan import NodeSpec, Plan
+from robot_bringup import records, resuming
+from robot_bringup.plan import LOCAL, NodeSpec, Plan
 from whetstone import config, jsonfile, results
 from whetstone.errors import ConfigError, InputError
 
@@ -48,13 +48,20 @@ class Preparation:
         """Check disk, lock and run directory, then write the parameter files. Raises ConfigError, InputError."""
         self.plan = plan
         check_space(plan.run_dir, plan.arguments["min_free_gb"])
-        if plan.run_dir.exists() and (not plan.run_dir.is_dir() or any(plan.run_dir.iterdir())):
-            raise ConfigError(f"run_dir:={plan.run_dir} already holds something; name a new folder")
+        resumed = bool(plan.arguments.get("resume"))
+        if not resumed and plan.run_dir.exists() and (not plan.run_dir.is_dir() or any(plan.run_dir.iterdir())):
+            begun = (plan.run_dir / records.SETTINGS).is_file()
+            hint = "; name a new folder" + (", or go on with that run by resume:=true" if begun else "")
+            raise ConfigError(f"run_dir:={plan.run_dir} already holds something{hint}")
+        settings = resuming.check(plan.run_dir, configuration_hash(plan), plan.config_files) if resumed else describe(plan)
         self._lock = DomainLock(plan.domain_id, plan.namespace)
         try:
+            if resumed:
+                resuming.tidy(plan.run_dir)
+                settings[resuming.RESUMED] = settings.get(resuming.RESUMED, 0) + 1
             self.parameter_files = {node.name: self._write_parameters(node) for node in plan.nodes}
             (plan.run_dir / "logs").mkdir(exist_ok=True)
-            jsonfile.write(plan.run_dir / records.SETTINGS, describe(plan))
+            jsonfile.write(plan.run_dir / records.SETTINGS, settings)
         except OSError as error:
             self._lock.close()
             raise InputError(f"run directory {plan.run_dir} cannot be written: {error.strerror}") from None
@@ -129,8 +136,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 def configuration_hash(plan: Plan) -> str:
     """12 hex digits over everything that a result of the plan depends on: arguments, YAML files and the assets."""
-    local = ("run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "weights_key", "without")
-    arguments = {name: value for name, value in plan.arguments.items() if name not in local}
+    arguments = {name: value for name, value in plan.arguments.items() if name not in LOCAL}
     files = {name: config.load_yaml(path) for name, path in plan.config_files.items()}
     return config.config_hash({"arguments": arguments, "files": files, "assets": assets_table(plan.arguments["robot"])})
 

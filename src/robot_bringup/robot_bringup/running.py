@@ -46,14 +46,16 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
             outcome = jsonfile.read(plan.run_dir / records.OUTCOME)
             return _with_last_words(outcome["reason"], plan.run_dir / "logs") if outcome else None
 
+        view = RunConsole(plan.run_dir, plan.segments, console)
         supervisor = Supervisor(
             [*(command(node, preparation.parameter_files[node.name]) for node in plan.nodes), *beside],
             essential=plan.essential,
             log_dir=plan.run_dir / "logs",
             environment=plan.environment,
             explain=explain,
+            say=view.say,
         )
-        with RunConsole(plan.run_dir, plan.segments, console) as view:
+        with view:
             result = supervisor.run(view.update)
     return result
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from types import FrameType
 from whetstone.errors import InputError
 
 INTERRUPTED = 130
+RESTARTS = 3
+"""Times that one process is started again in a run: what is killed more often than that has a cause that stays."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _LOG_PREFIX = re.compile(r"^\[(?P<level>[A-Z]+)\] (?:\[[\d.]+\] )?(?P<name>\S*): ")
@@ -32,10 +35,12 @@ _LOG_PREFIX = re.compile(r"^\[(?P<level>[A-Z]+)\] (?:\[[\d.]+\] )?(?P<name>\S*):
 
 @dataclass(frozen=True)
 class Command:
-    """One process: its name in messages and log file, and its argv."""
+    """One process: its name in messages and log file, and its argv. again: what is put behind argv to go on after it was killed in the
+    middle of a run; empty: its death ends the run."""
 
     name: str
     argv: tuple[str, ...]
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,17 @@ class Supervisor:
         environment: Mapping[str, str] | None = None,
         patience: Patience | None = None,
         explain: Callable[[], str | None] = lambda: None,
+        say: Callable[[str], object] = lambda _: None,
     ):
-        """explain: asked for the essential process's own reason once it has ended."""
+        """explain: asked for the essential process's own reason once it has ended. say: takes a line about a process started again."""
         self._commands = list(commands)
         self._essential = essential
         self._log_dir = log_dir
         self._environment = {**os.environ, **(environment or {})}
         self._patience = patience or Patience()
         self._explain = explain
+        self._say = say
+        self._restarts: Counter[str] = Counter()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._signal = 0
 
@@ -109,6 +117,12 @@ class Supervisor:
 
     def _start(self) -> None:
         self._log_dir.mkdir(parents=True, exist_ok=True)
+        for command in self._commands:
+            if self._signal:
+                return
+            self._spawn(command)
+
+    def _spawn(self, command: Command, again: bool = False) -> None:
         parent = os.getpid()
 
         def before_exec() -> None:
@@ -118,31 +132,44 @@ class Supervisor:
             if os.getppid() != parent:
                 os._exit(1)
 
-        for command in self._commands:
-            if self._signal:
-                return
-            with (self._log_dir / f"{command.name}.log").open("ab") as log:
-                try:
-                    self._processes[command.name] = subprocess.Popen(
-                        command.argv,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env=self._environment,
-                        start_new_session=True,
-                        preexec_fn=before_exec,
-                    )
-                except OSError as error:
-                    raise InputError(f"{command.name} cannot be started: {command.argv[0]}: {error.strerror}") from None
+        with (self._log_dir / f"{command.name}.log").open("ab") as log:
+            try:
+                self._processes[command.name] = subprocess.Popen(
+                    [*command.argv, *(command.again if again else ())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    start_new_session=True,
+                    preexec_fn=before_exec,
+                )
+            except OSError as error:
+                raise InputError(f"{command.name} cannot be started: {command.argv[0]}: {error.strerror}") from None
 
     def _watch(self, tick: Callable[[], None], period: float) -> Result:
         while True:
             if self._signal:
                 return Result(INTERRUPTED, f"interrupted ({signal.Signals(self._signal).name})")
-            if any(process.poll() is not None for process in self._processes.values()):
+            if any(process.poll() is not None for process in self._processes.values()) and not self._restart():
                 return self._ended()
             tick()
             time.sleep(period)
+
+    def _restart(self) -> bool:
+        """Start again what may be; whether that was all that is dead. Only what was killed: a process that ends by itself has said why, and
+        would do so again."""
+        dead = [command for command in self._commands if self._processes[command.name].poll() is not None]
+        for command in dead:
+            code = self._processes[command.name].returncode
+            if not command.again or code >= 0 or self._restarts[command.name] >= RESTARTS:
+                return False
+        for command in dead:
+            _send_group(self._processes[command.name], signal.SIGKILL)  # its own children
+            self._restarts[command.name] += 1
+            how = _exit(self._processes[command.name].returncode)
+            self._say(f"{command.name} was killed ({how}); started again, {self._restarts[command.name]} of {RESTARTS}")
+            self._spawn(command, again=True)
+        return True
 
     def _ended(self) -> Result:
         """The essential process is done, or something died. The essential one fails for others' sake: look who else goes down."""

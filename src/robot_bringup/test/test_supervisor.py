@@ -176,3 +176,27 @@ def test_children_do_not_hear_the_terminal_s_ctrl_c(tmp_path):
 def test_last_words(tmp_path, text, words):
     (tmp_path / "log").write_text(text)
     assert last_words(tmp_path / "log") == words
+
+
+KILLED = """
+    import os, sys
+    with open({file!r}, "a") as file:
+        file.write(" ".join(sys.argv[1:]) + "\\n")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_may_go_on_is_started_again_and_not_for_ever(tmp_path):
+    file, said = str(tmp_path / "starts"), []
+    learner = python("learner", KILLED.format(file=file))
+    learner = Command("learner", (*learner.argv, "first"), ("again",))
+    result = supervise(tmp_path, python("main", SLEEP), learner, say=said.append)
+    assert result.reason.startswith("learner died (SIGKILL)")
+    assert Path(file).read_text().splitlines() == ["first", *["first again"] * 3]
+    assert said == [f"learner was killed (SIGKILL); started again, {count} of 3" for count in (1, 2, 3)]
+
+
+def test_what_ends_by_itself_is_not_started_again(tmp_path):
+    learner = Command("learner", python("learner", "raise SystemExit('the disk is full')").argv, ("again",))
+    result = supervise(tmp_path, python("main", SLEEP), learner)
+    assert result.reason == "learner died (exit code 1): the disk is full"

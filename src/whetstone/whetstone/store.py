@@ -112,6 +112,13 @@ class RolloutStore:
             raise InputError(f"{arrays_path}: damaged: {_cause(error)}") from None
         return rollout
 
+    def iteration(self, episode_id: str) -> int | None:
+        """Of an episode, without reading its arrays; None where it is not there or cannot be read."""
+        try:
+            return int(json.loads((self.root / _folder_name(episode_id) / "meta.json").read_text(encoding="utf-8"))["iteration"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def list(self) -> list[str]:
         """Ids of the whole episodes, sorted. Half-written ones are not among them."""
         if not self.root.is_dir():

@@ -163,8 +163,8 @@ def _language(model: Any) -> nn.Module:
 
 
 def _unpack(model: Any) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes lays 4-bit weights out anew at the first product, in whole blocks, and fails where a layer is not
-    made of such. Those keep the layout that every CPU takes."""
+    """On CPUs with AVX512-BF16 bitsandbytes lays 4-bit weights out anew at the first product, in whole blocks, and fails where a layer is
+    not made of such. Those keep the layout that every CPU takes."""
     for layer in model.modules():
         if getattr(layer, "support_avx512bf16_for_cpu", False):
             state = layer.weight.quant_state
