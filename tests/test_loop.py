@@ -146,15 +146,25 @@ def test_two_iterations_are_alike_whether_cut_off_or_not(tmp_path, domains) -> N
             assert first.last_images[camera].shape == images.shape[1:]
 
 
-def test_one_reward_node_scores_two_runs_at_once(tmp_path, domains) -> None:
+def test_one_reward_node_scores_two_runs_at_once_one_of_whose_learners_is_two_processes(tmp_path, domains) -> None:
     domain, robots = next(domains), ("left", "right")
     with ExitStack() as stack:
         shared = stack.enter_context(whetstone(tmp_path, "shared", domain, "reward", f"robots:={','.join(robots)}"))
         runs = {
             name: stack.enter_context(
-                whetstone(tmp_path, name, domain, "refine", f"namespace:={name}", "without:=reward", "iterations:=1", "episodes:=2")
-            )
-            for name in robots
+                whetstone(
+                    tmp_path,
+                    name,
+                    domain,
+                    "refine",
+                    f"namespace:={name}",
+                    "without:=reward",
+                    "iterations:=1",
+                    "episodes:=2",
+                    f"learner_processes:={processes}",
+                )
+            )  # fmt: skip
+            for name, processes in zip(robots, (1, 2), strict=True)
         }
         for process in runs.values():
             ended(process)
@@ -169,3 +179,5 @@ def test_one_reward_node_scores_two_runs_at_once(tmp_path, domains) -> None:
             scored = (rollout.stamps - rollout.stamps[0]) // 50_000_000 % 4 == 0
             np.testing.assert_array_equal(np.isfinite(rollout.rewards["progress"][:-1]), scored)
             assert rollout.reward_model_id == "constant"
+        (update,) = [json.loads(line) for line in (tmp_path / name / "run" / "updates.jsonl").read_text().splitlines()]
+        assert update["deployed"] and update["metrics"]["episodes"] == 2

@@ -1,7 +1,7 @@
 """Gradient steps that a loss which is no number does not spoil.
 
 Role: the one place where learners step their optimisers: such a step is skipped and counted, and after too many of them the update is given
-up. Depends on torch alone.
+up. Depends on torch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 
 import torch
+
+from learner_node.group import group
 
 LIMIT = 10
 """Skipped steps of one update after which it is given up."""
@@ -26,12 +28,16 @@ class Descent:
         self.taken, self.skipped, self.norm = 0, 0, norm
 
     def step(self, optimiser: torch.optim.Optimizer, loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> float:
-        """One step of `parameters`, which the optimiser holds. Returns the loss, NaN where the step was skipped. Raises DivergedError."""
+        """One step of `parameters`, which the optimiser holds. Returns the loss, NaN where the step was skipped. Raises DivergedError.
+
+        loss: of this process's share of the batch, where a group of processes makes the step together (group.py).
+        """
         optimiser.zero_grad(set_to_none=True)
-        value = float(loss.detach())
+        value = group().mean(float(loss.detach()))
         usable = math.isfinite(value)
         if usable:
             loss.backward()
+            group().average(parameters)
             # A finite loss may have a gradient that is not.
             usable = bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, self.norm)))
         if not usable:

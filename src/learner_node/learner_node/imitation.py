@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from learner_node.descent import Descent
+from learner_node.group import group
 from learner_node.rounds import GateConfig
 from learner_node.rounds_learner import RoundsLearner
 from whetstone.config import parse
@@ -172,8 +173,8 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
         network.train()
         for step in range(config.steps):
             rate = config.learning_rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate
+            for trained in self._optimiser.param_groups:
+                trained["lr"] = rate
             index = torch.from_numpy(self._rng.choice(len(weights), config.batch - replayed, p=chances))
             seen, wanted, sign = inputs[index], chunks[index], signs[index]
             if self._demonstrations is not None and replayed:
@@ -193,11 +194,15 @@ def _loss(
     network: Any, old: Any, inputs: torch.Tensor, chunks: torch.Tensor, signs: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """See the module. inputs (B, .), chunks (B, horizon * columns), signs (B,): 1 to imitate, -1 to avoid."""
+    mine = group().share(len(chunks))
+    # Noise is drawn for the whole batch, whoever computes which part of it.
     mixed, time, scale, wanted = network.mix(chunks, generator)
+    mixed, time, scale, wanted = mixed[mine], time[mine], scale[mine], wanted[mine]
+    inputs, signs = inputs[mine], signs[mine]
     velocity = network.velocity(inputs, mixed, time, scale)
-    if (signs > 0).all():
-        return (velocity - wanted).square().mean()
-    with torch.no_grad():
-        before = old.velocity(inputs, mixed, time, scale)
-    fitted = torch.where(signs[:, None] > 0, velocity, 2 * before - velocity)
-    return (fitted - wanted).square().mean()
+    fitted = velocity
+    if (signs < 0).any():
+        with torch.no_grad():
+            before = old.velocity(inputs, mixed, time, scale)
+        fitted = torch.where(signs[:, None] > 0, velocity, 2 * before - velocity)
+    return (fitted - wanted).square().mean() * group().portion(len(wanted), len(chunks))

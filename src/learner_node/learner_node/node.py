@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import math
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,15 +22,15 @@ from sensor_msgs.msg import Image, JointState
 from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, WeightsChunk, WeightsManifest
 from whetstone_msgs.srv import ResendChunks
 
+from learner_node.group import group
 from learner_node.journal import Done, Journal
 from learner_node.publisher import Pushed, WeightsPublisher
 from learner_node.recorder import Decision, EpisodeInfo, Recorder
+from learner_node.replicas import Leader, Recipe, follow, make
 from learner_node.scalars import Scalars
-from whetstone import snapshot
-from whetstone.contracts import REWARD_VALUES, Learner, Policy, RewardSample, Rollout, UpdateReport
+from whetstone.contracts import REWARD_VALUES, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
-from whetstone.plugins import configured
 from whetstone.profile import load_profile
 from whetstone.ros import (
     EPISODE,
@@ -109,9 +110,9 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         p = self.parameters
         self._profile = load_profile(p.robot)
-        policy = self._load_policy()
-        plugin, settings = configured("whetstone.learners", p.learner)
-        self._learner: Learner = plugin.load(settings, policy, p.seed)
+        recipe = Recipe(p.robot, p.policy, p.learner, p.weights, p.device, p.seed, p.threads)
+        policy, learner = make(recipe, group())
+        self._learner = Leader(learner, recipe, group()) if group().size > 1 else learner
         self._spec = policy.spec
         self._store = RolloutStore(p.rollouts or Path(p.run_dir) / "rollouts")
         self._store.clean()
@@ -136,17 +137,6 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._stamp = 0
         self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._create_interfaces()
-
-    def _load_policy(self) -> Policy:
-        p = self.parameters
-        plugin, settings = configured("whetstone.policies", p.policy)
-        policy: Policy = plugin.load(settings, self._profile, p.device)
-        if p.weights:
-            try:
-                policy.load_trainable_state(snapshot.load(p.weights))
-            except ValueError as error:
-                raise InputError(f"{p.weights}: {error}") from None
-        return policy
 
     def _resume(self, policy: Policy) -> Done | None:
         """Back to where the last update left everything; the episodes recorded since then wait for the next one."""
@@ -229,6 +219,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def cleanup(self) -> None:
         self._rollouts = []
+        if isinstance(self._learner, Leader) and not self._updating:
+            self._learner.close()
 
     # What happens.
 
@@ -406,7 +398,12 @@ def _set_threads(count: int) -> None:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Executable `learner_node`."""
+    """Executable `learner_node`. Under torchrun the first process is the node, the others follow its learner."""
+    if group().rank:
+        # The agent of torchrun passes signals on to all; the node says when it is over.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        return follow(group())
     return run_node(LearnerNode, args)
 
 

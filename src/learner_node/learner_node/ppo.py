@@ -22,6 +22,7 @@ import torch
 
 from learner_node import shaping
 from learner_node.descent import Descent
+from learner_node.group import group
 from learner_node.rounds import GateConfig
 from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
@@ -154,11 +155,13 @@ class PPO(RoundsLearner[_Data]):
         for _ in range(config.epochs):
             epochs += 1
             order = torch.from_numpy(self._rng.permutation(count))
-            for index in order.split(config.batch):
+            for batch in order.split(config.batch):
+                index = batch[group().share(len(batch))]
                 now = self.policy.chain_log_probabilities(material.inputs[index], material.chains[index])
                 ratio = (config.sharpness * (now - old[index])).exp()
                 advantage = material.advantages[index].to(ratio.device)
-                loss = -torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage).mean()
+                gain = torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)
+                loss = -gain.sum() * group().size / len(batch)
                 losses.append(descent.step(self._optimiser, loss, self._parameters))
             with torch.no_grad():
                 moved = config.sharpness * (self.policy.chain_log_probabilities(material.inputs, material.chains) - old)

@@ -21,7 +21,7 @@ class TinyNetwork(nn.Module):
 
     def mix(self, chunk, generator=None):
         noise, time = torch.randn(chunk.shape, generator=generator), torch.rand(len(chunk), generator=generator)
-        return (1 - time[:, None]) * noise + time[:, None] * chunk, time, None, chunk - noise
+        return (1 - time[:, None]) * noise + time[:, None] * chunk, time, time, chunk - noise
 
     def sample(self, inputs, noise, steps, scale):
         chunk = noise

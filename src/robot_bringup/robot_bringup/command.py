@@ -21,8 +21,17 @@ def command(node: NodeSpec, parameter_file: Path) -> Command:
     arguments = ["--ros-args", "-r", f"__node:={node.name}", "-r", f"__ns:={node.namespace}"]
     for source, target in node.remappings:
         arguments += ["-r", f"{source}:={target}"]
-    argv = (*executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file))
+    argv = (*torchrun(node), *executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file))
     return Command(node.name, argv, tuple(word for name in node.again for word in ("-p", f"{name}:=true")))
+
+
+def torchrun(node: NodeSpec) -> tuple[str, ...]:
+    """What stands in front of a node's command where it is several processes on this machine."""
+    if node.processes == 1:
+        return ()
+    return (
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={node.processes}", "--no-python"
+    )  # fmt: skip
 
 
 def executable(package: str, name: str) -> tuple[str, ...]:

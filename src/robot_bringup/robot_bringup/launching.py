@@ -7,6 +7,7 @@ one line that names it and exit code 1.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from robot_bringup import records
+from robot_bringup.command import torchrun
 from robot_bringup.plan import Mode, NodeSpec, Plan, arguments_of, plan
 from robot_bringup.preparation import Preparation
 from robot_bringup.supervisor import RESTARTS, last_words
@@ -67,6 +69,7 @@ def _node(planned: Plan, node: NodeSpec, parameter_file: Path, restarts: int = 0
         namespace=node.namespace,
         parameters=[str(parameter_file), *again],
         remappings=list(node.remappings),
+        prefix=shlex.join(torchrun(node)) or None,
         output="both",
         sigterm_timeout="2.5",
         sigkill_timeout="1.5",

@@ -107,6 +107,7 @@ class Argument:
 
 LOCAL = (
     "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "weights_key", "without", "keep", "wandb", "resume",
+    "learner_processes",
 )  # fmt: skip
 """Arguments that no result depends on."""
 
@@ -156,6 +157,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
     Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_REFINE),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
+    Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_REFINE),
     Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_REFINE),
     Argument("wandb", "", "project of Weights & Biases that gets the curves; empty: TensorBoard alone", modes=_REFINE, optional=True),
     Argument("resume", "false", "go on with the run in run_dir, which was cut off", "boolean", modes=_POLICY),
@@ -170,7 +172,8 @@ ARGUMENTS: tuple[Argument, ...] = (
 @dataclass(frozen=True)
 class NodeSpec:
     """One process: `executable` of ROS package `package`, its node name, namespace and parameters. again: parameters that are true where it
-    is started again after it was killed in the middle of the run; without any, its death ends the run."""
+    is started again after it was killed in the middle of the run; without any, its death ends the run. processes: of a torchrun, if more
+    than one."""
 
     package: str
     executable: str
@@ -179,6 +182,7 @@ class NodeSpec:
     parameters: dict[str, Any]
     remappings: tuple[tuple[str, str], ...] = ()
     again: tuple[str, ...] = ()
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -299,8 +303,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
         manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames}
     specific["episode_manager"] = ("robot_bringup", "episode_manager", manager)
+    processes = {"learner": values.get("learner_processes", 1)}
     nodes = tuple(
-        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters}, again=_AGAIN.get(name, ()))
+        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters}, (), _AGAIN.get(name, ()), processes.get(name, 1))
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)

@@ -249,6 +249,7 @@ def last_words(log: Path) -> str:
         match = _LOG_PREFIX.match(line)
         if match and match["level"] in ("ERROR", "FATAL"):
             return line[match.end() :]
-        if re.match(r"^[\w.]*(Error|Exception)\b.*:", line):  # the end of a traceback
+        # The end of a traceback; torchrun's own says only that one of its processes has failed.
+        if re.match(r"^[\w.]*(Error|Exception)\b.*:", line) and not line.startswith("torch.distributed."):
             return line
     return lines[-1] if lines else f"it said nothing (log: {log})"

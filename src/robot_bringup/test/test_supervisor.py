@@ -200,3 +200,11 @@ def test_what_ends_by_itself_is_not_started_again(tmp_path):
     learner = Command("learner", python("learner", "raise SystemExit('the disk is full')").argv, ("again",))
     result = supervise(tmp_path, python("main", SLEEP), learner)
     assert result.reason == "learner died (exit code 1): the disk is full"
+
+
+def test_torchrun_s_own_complaint_is_not_the_reason(tmp_path):
+    log = tmp_path / "learner.log"
+    log.write_text(
+        "[FATAL] left.learner: no space for rollouts\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\n"
+    )
+    assert last_words(log) == "no space for rollouts"

@@ -1,0 +1,95 @@
+"""One learner in several processes: the first has the robot's topics, the others follow it.
+
+Role: what is sent between them. Every process has a whole learner and makes every update; that they make it together is group.py's and
+descent.py's matter. Knows nothing of ROS, so the followers need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from learner_node.group import Group
+from whetstone import snapshot
+from whetstone.contracts import Learner, Policy, Rollout, UpdateReport
+from whetstone.errors import InputError
+from whetstone.plugins import configured
+from whetstone.profile import load_profile
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a learner is made of: names of config files, a snapshot to start from (empty: the base policy), a torch device, the run's seed
+    and torch's threads."""
+
+    robot: str
+    policy: str
+    learner: str
+    weights: str
+    device: str
+    seed: int
+    threads: int
+
+
+def make(recipe: Recipe, group: Group) -> tuple[Policy, Learner]:
+    """Raises ConfigError, InputError."""
+    plugin, settings = configured("whetstone.policies", recipe.policy)
+    policy: Policy = plugin.load(settings, load_profile(recipe.robot), group.device(recipe.device))
+    if recipe.weights:
+        try:
+            policy.load_trainable_state(snapshot.load(recipe.weights))
+        except ValueError as error:
+            raise InputError(f"{recipe.weights}: {error}") from None
+    plugin, settings = configured("whetstone.learners", recipe.learner)
+    return policy, plugin.load(settings, policy, recipe.seed)
+
+
+class Leader:
+    """The learner of process 0: what changes it is told to the others first."""
+
+    def __init__(self, learner: Learner, recipe: Recipe, group: Group) -> None:
+        self._learner, self._group = learner, group
+        group.tell(("make", recipe))
+
+    def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
+        self._group.tell(("update", rollouts, iteration, last))
+        return self._learner.update(rollouts, iteration, last)
+
+    def resume(self, state: dict[str, Any], read: Callable[[str], Rollout | None]) -> int:
+        found: dict[str, Rollout | None] = {}
+
+        def reading(name: str) -> Rollout | None:
+            found[name] = read(name)
+            return found[name]
+
+        missing = self._learner.resume(state, reading)  # type: ignore[attr-defined]
+        self._group.tell(("resume", state, found))
+        return missing
+
+    def close(self) -> None:
+        """The others may go."""
+        self._group.tell(("stop",))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._learner, name)
+
+
+def follow(group: Group) -> int:
+    """The life of a process other than 0. Returns the exit code."""
+    import torch
+
+    learner: Any = None
+    while True:
+        what, *rest = group.tell()
+        if what == "make":
+            (recipe,) = rest
+            torch.set_num_threads(recipe.threads)
+            _, learner = make(recipe, group)
+        elif what == "update":
+            learner.update(*rest)
+        elif what == "resume":
+            state, found = rest
+            learner.resume(state, found.get)
+        else:
+            return 0
