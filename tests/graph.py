@@ -67,12 +67,13 @@ class Policy:
 class Learner:
     """Adds to the bias; says in its metrics what it saw."""
 
-    def __init__(self, policy):
+    def __init__(self, config, policy):
         self.policy = policy
+        self.update_every = config.get("update_every", 0)
 
     @classmethod
     def load(cls, config, policy, seed):
-        return cls(policy)
+        return cls(config, policy)
 
     def update(self, rollouts, iteration, last):
         time.sleep(float(os.environ.get("STAND_IN_SECONDS", "0")))

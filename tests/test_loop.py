@@ -26,10 +26,12 @@ STEPS = load_task("pick_and_place", "so100").max_steps
 
 
 @contextmanager
-def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seconds: float = 0.0):
-    """One run of the plan as a process, `name` its run directory; nothing of it is left behind. seconds: that an update takes."""
+def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seconds: float = 0.0, every: int = 0):
+    """One run of the plan as a process, `name` its run directory; nothing of it is left behind. seconds: that an update takes; every:
+    episodes after which one is made while the robot goes on."""
     plugins = tmp_path / name / "plugins"
     environment = {**os.environ, **install_stand_ins(plugins), "STAND_IN_SECONDS": str(seconds)}
+    (plugins / "stand_in.yaml").write_text(f"plugin: stand_in\nupdate_every: {every}\n")
     if mode == "refine":
         stand_in = plugins / "stand_in.yaml"
         arguments = (
@@ -146,25 +148,13 @@ def test_two_iterations_are_alike_whether_cut_off_or_not(tmp_path, domains) -> N
             assert first.last_images[camera].shape == images.shape[1:]
 
 
-def test_one_reward_node_scores_two_runs_at_once_one_of_whose_learners_is_two_processes(tmp_path, domains) -> None:
-    domain, robots = next(domains), ("left", "right")
+def test_one_reward_node_scores_two_runs_at_once_one_updates_within_the_iteration_the_other_in_two_processes(tmp_path, domains) -> None:
+    domain, robots, common = next(domains), ("left", "right"), ("without:=reward", "iterations:=1")
     with ExitStack() as stack:
         shared = stack.enter_context(whetstone(tmp_path, "shared", domain, "reward", f"robots:={','.join(robots)}"))
         runs = {
-            name: stack.enter_context(
-                whetstone(
-                    tmp_path,
-                    name,
-                    domain,
-                    "refine",
-                    f"namespace:={name}",
-                    "without:=reward",
-                    "iterations:=1",
-                    "episodes:=2",
-                    f"learner_processes:={processes}",
-                )
-            )  # fmt: skip
-            for name, processes in zip(robots, (1, 2), strict=True)
+            name: stack.enter_context(whetstone(tmp_path, name, domain, "refine", *common, f"namespace:={name}", *own, every=every))
+            for name, every, *own in (("left", 1, "episodes:=8"), ("right", 0, "episodes:=2", "learner_processes:=2"))
         }
         for process in runs.values():
             ended(process)
@@ -173,11 +163,17 @@ def test_one_reward_node_scores_two_runs_at_once_one_of_whose_learners_is_two_pr
         assert shared.returncode == 130, output
     for name in robots:
         store = RolloutStore(tmp_path / name / "run" / "rollouts")
-        assert len(store.list()) == 2
+        assert len(store.list()) == (8 if name == "left" else 2)
         for episode_id in store.list():
             rollout = store.read(episode_id)
             scored = (rollout.stamps - rollout.stamps[0]) // 50_000_000 % 4 == 0
             np.testing.assert_array_equal(np.isfinite(rollout.rewards["progress"][:-1]), scored)
             assert rollout.reward_model_id == "constant"
-        (update,) = [json.loads(line) for line in (tmp_path / name / "run" / "updates.jsonl").read_text().splitlines()]
-        assert update["deployed"] and update["metrics"]["episodes"] == 2
+        updates = [json.loads(line) for line in (tmp_path / name / "run" / "updates.jsonl").read_text().splitlines()]
+        assert sum(update["metrics"]["episodes"] for update in updates) == len(store.list()) and updates[0]["deployed"]
+        versions = [store.read(episode_id).policy_versions for episode_id in store.list()]
+        if name == "left":  # new weights came while it went on, and were applied between episodes
+            assert updates[0]["interim"] and "interim" not in updates[-1] and updates[0]["metrics"]["episodes"] < 8
+            assert all(len(set(one.tolist())) == 1 for one in versions) and versions[0][0] == 0 and versions[-1][0] >= 1
+        else:
+            assert len(updates) == 1 and all((one == 0).all() for one in versions)

@@ -39,11 +39,16 @@ class Gate:
     tallies: dict[int, Tally] = field(default_factory=dict)
     best: int = 0
 
-    def judge(self, version: int, successes: int, episodes: int) -> tuple[bool, str]:
-        """Add an iteration's outcome for the snapshot that made it. Returns (go back to `best`, why)."""
+    def note(self, version: int, successes: int, episodes: int) -> Tally:
+        """Add episodes to a snapshot's tally."""
         tally = self.tallies.setdefault(version, Tally())
         tally.successes += successes
         tally.episodes += episodes
+        return tally
+
+    def judge(self, version: int, successes: int, episodes: int) -> tuple[bool, str]:
+        """Add an iteration's outcome for the snapshot that made it. Returns (go back to `best`, why)."""
+        tally = self.note(version, successes, episodes)
         said = f"snapshot {version}: {tally.successes} of {tally.episodes} judged successful"
         if version == self.best or tally.episodes < self.episodes:
             return False, said

@@ -29,7 +29,7 @@ import torch
 
 from learner_node.descent import Descent
 from learner_node.group import group
-from learner_node.rounds import GateConfig
+from learner_node.rounds import GateConfig, RoundsConfig
 from learner_node.rounds_learner import RoundsLearner
 from whetstone.config import parse
 from whetstone.contracts import FlowPolicy, Rollout
@@ -42,17 +42,20 @@ WARM_UP = 30  # gradient steps until the learning rate is at its peak
 @dataclass(frozen=True, kw_only=True)
 class ImitationConfig:
     """tensors: which of the network's are trained: "biases" are all vectors (biases and the scales of norms). steps, batch,
-    learning_rate (peak) of one update; demonstration_share of each batch; input_noise: standard deviation; memory: iterations kept."""
+    learning_rate (peak) of one update; updates: steps for each new decision, at most; demonstration_share of each batch; input_noise:
+    standard deviation; memory: iterations kept."""
 
     plugin: str = ""
     tensors: Literal["biases", "all"] = "biases"
     steps: int = field(default=300, metadata={"ge": 1})
+    updates: float = field(default=1.0, metadata={"gt": 0})
     batch: int = field(default=256, metadata={"ge": 2})
     learning_rate: float = field(default=3e-3, metadata={"gt": 0})
     demonstration_share: float = field(default=0.2, metadata={"ge": 0, "lt": 1})
     input_noise: float = field(default=0.02, metadata={"ge": 0})
     memory: int = field(default=2, metadata={"ge": 1})
     gate: GateConfig = field(default_factory=GateConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
 
 
 @dataclass(frozen=True)
@@ -102,11 +105,13 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
     nothing = "no episode was judged successful"
 
     def __init__(self, config: C, policy: FlowPolicy, seed: int):
-        super().__init__(policy, config.gate)
+        super().__init__(policy, config.gate, config.rounds)
         self.config = config
         self._rng = np.random.default_rng([seed, 17])
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer: list[Kept] = []
+        self._new = torch.zeros((), dtype=torch.int64)
+        """Decisions since the last update."""
         trainable = policy.trainable_state()
         self._parameters = [
             value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
@@ -131,6 +136,7 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
         for rollout in episodes:
             self.recall(rollout, iteration)
         self._buffer = [kept for kept in self._buffer if kept.iteration > iteration - self.config.memory]
+        self._new += sum(len(rollout.stamps) for rollout in episodes)
         weights = self.weigh(self._buffer)
         if episodes and episodes[0].instruction != self._replayed:
             # Of the task being refined only the policy's own successes: its demonstrator may be worse than the policy by now.
@@ -151,7 +157,7 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
         return [(kept.iteration, kept.rollout.episode_id) for kept in self._buffer]
 
     def parts(self) -> dict[str, Any]:
-        return {"rng": self._rng, "generator": self._generator, "optimiser": self._optimiser}
+        return {"rng": self._rng, "generator": self._generator, "new": self._new, "optimiser": self._optimiser}
 
     def recall(self, rollout: Rollout, iteration: int) -> None:
         inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
@@ -170,9 +176,11 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
         chances, signs = np.abs(weights) / np.abs(weights).sum(), torch.from_numpy(np.sign(weights)).float()
         old = copy.deepcopy(network).eval()
         losses, descent = [], Descent()
+        steps = min(config.steps, math.ceil(config.updates * int(self._new)))
+        self._new.zero_()
         network.train()
-        for step in range(config.steps):
-            rate = config.learning_rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for step in range(steps):
+            rate = config.learning_rate * min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for trained in self._optimiser.param_groups:
                 trained["lr"] = rate
             index = torch.from_numpy(self._rng.choice(len(weights), config.batch - replayed, p=chances))
@@ -187,7 +195,7 @@ class FlowImitation(RoundsLearner[list[np.ndarray]], Generic[C]):
             losses.append(descent.step(self._optimiser, loss, self._parameters))
         network.eval()
         descent.finish()
-        return {"loss": float(np.nanmean(losses[-max(config.steps // 10, 1) :])), "skipped_steps": float(descent.skipped)}, ""
+        return {"loss": float(np.nanmean(losses[-max(steps // 10, 1) :])), "skipped_steps": float(descent.skipped)}, ""
 
 
 def _loss(

@@ -25,12 +25,24 @@ BEST = f"best{_SUFFIX}"
 
 @dataclass(frozen=True)
 class Done:
-    """The last update that came to its end. version: in force after it; parent: the version in force before."""
+    """The last update that came to its end. version: in force after it; parent: the version in force before; count: of updates so far.
+
+    interim: it was made while the robot went on, and the iteration goes on with it; seen: the episodes of that iteration that have been
+    learned from so far.
+    """
 
     iteration: int
     version: int
     parent: int
     report: UpdateReport
+    count: int
+    interim: bool = False
+    seen: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> int:
+        """The newest iteration that is over; -1: none."""
+        return self.iteration - self.interim
 
 
 class Journal:
@@ -61,7 +73,7 @@ class Journal:
         state = {"identity": self._identity, "done": json.dumps(asdict(done))}
         if hasattr(learner, "checkpoint"):
             state["learner"] = learner.checkpoint()
-        self._checkpoints.save(done.iteration, state)
+        self._checkpoints.save(done.count, state)
         for old in self._snapshots()[: -self._keep] if self._keep else ():
             old.unlink(missing_ok=True)
 
@@ -75,7 +87,7 @@ class Journal:
             if state["identity"].get(name) != value:
                 raise InputError(f"{self._checkpoints.folder}: {name} was '{state['identity'].get(name)}', now it is '{value}'")
         done = json.loads(state["done"])
-        done = Done(**{**done, "report": UpdateReport(**done["report"])})
+        done = Done(**{**done, "report": UpdateReport(**done["report"]), "seen": tuple(done["seen"])})
         if "learner" in state and hasattr(learner, "resume"):
             missing = learner.resume(state["learner"], read)
             if missing:

@@ -131,7 +131,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
         self._version = self._done.version if self._done else 0
         say = self.get_logger().warning
-        self._scalars = Scalars(Path(p.run_dir) / "tensorboard", p.wandb, self._done.iteration + 1 if self._done else 0, say)
+        self._scalars = Scalars(Path(p.run_dir) / "tensorboard", p.wandb, self._done.count if self._done else 0, say)
         self._iteration: int | None = None  # of the update that is due or under way
         self._updating = False
         self._stamp = 0
@@ -145,8 +145,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         done, notes = self._journal.resume(self._learner, policy, lambda name: self._read(name) if name in known else None)
         for note in notes:
             log.warning(f"resuming: {note}")
-        after = done.iteration if done else -1
-        waiting = [name for name in sorted(known) if (self._store.iteration(name) or 0) > after]
+        after, seen = (done.complete, done.seen) if done else (-1, ())
+        waiting = [name for name in sorted(known) if (self._store.iteration(name) or 0) > after and name not in seen]
         self._rollouts = [rollout for rollout in map(self._read, waiting) if rollout is not None]
         stands = f"iteration {done.iteration}, weights version {done.version}" if done else "the beginning"
         log.info(f"resumed after {stands}; {len(self._rollouts)} episodes since then in {folder}")
@@ -247,15 +247,15 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def _known(self, message: Episode) -> bool:
         """Whether an episode was dealt with before this process was killed: what is latched tells of it again."""
-        if self._done is not None and message.iteration <= self._done.iteration:
+        if self._done is not None and (message.iteration <= self._done.complete or message.episode_id in self._done.seen):
             return True
         return self.parameters.restarted and any(rollout.episode_id == message.episode_id for rollout in self._rollouts)
 
     def _asked(self, iteration: int) -> None:
         """An update is due. One that was done before this process was killed, or the run cut off, is reported again."""
-        if self._done is None or iteration > self._done.iteration:
+        if self._done is None or iteration > self._done.complete:
             self._iteration = iteration
-        elif iteration == self._done.iteration:
+        elif iteration == self._done.complete:
             self._say(self._done)
 
     def _on_joints(self, data: bytes) -> None:
@@ -317,12 +317,20 @@ class LearnerNode(WhetstoneNode[Parameters]):
                     f"{count} {lost} so far: nothing is learned from them; do the cameras' stamps match the actions'?"
                 )
         self.counters.update(self._recorder.counters)
-        if self._iteration is not None and not self._updating and not self._recorder.waiting():
-            self._updating = True
-            self.get_logger().info(f"updating after iteration {self._iteration}")
-            rollouts = [rollout for rollout in self._rollouts if rollout.iteration == self._iteration]
-            self._rollouts = []
-            self._jobs.put(lambda: self._update(rollouts, self._iteration or 0))
+        if self._updating:
+            return
+        every = getattr(self._learner, "update_every", 0)
+        if self._iteration is not None and not self._recorder.waiting():
+            self._begin_update(self._iteration)
+        elif self._iteration is None and every and len(self._rollouts) >= every:
+            self._begin_update(self._rollouts[-1].iteration, interim=True)
+
+    def _begin_update(self, iteration: int, interim: bool = False) -> None:
+        self._updating = True
+        self.get_logger().info(f"updating {'within' if interim else 'after'} iteration {iteration}")
+        rollouts = [rollout for rollout in self._rollouts if rollout.iteration == iteration]
+        self._rollouts = []
+        self._jobs.put(lambda: self._update(rollouts, iteration, interim))
 
     def _finish_update(self, done: Done, state: dict[str, np.ndarray]) -> None:
         """Back in the executor: push what the learner decided, say so."""
@@ -330,7 +338,9 @@ class LearnerNode(WhetstoneNode[Parameters]):
         if done.report.deploy:
             self._publisher.push(state, done.version, done.parent, done.iteration)
         self._say(done)
-        self._iteration, self._updating = None, False
+        self._updating = False
+        if not done.interim:
+            self._iteration = None
 
     def _say(self, done: Done) -> None:
         report = done.report
@@ -338,6 +348,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
             iteration=done.iteration,
             version=done.version,
             deployed=report.deploy,
+            interim=done.interim,
+            stop=report.stop,
             reason=report.reason,
             names=list(report.metrics),
             values=[float(value) for value in report.metrics.values()],
@@ -365,23 +377,28 @@ class LearnerNode(WhetstoneNode[Parameters]):
                 self.counters["pruned_episodes"] = self.counters.get("pruned_episodes", 0) + len(gone)
                 self.get_logger().info(f"disk budget of {self.parameters.rollout_budget_gb:g} GB: removed {', '.join(gone)}")
 
-    def _update(self, rollouts: list[Rollout], iteration: int) -> None:
+    def _update(self, rollouts: list[Rollout], iteration: int, interim: bool) -> None:
+        before = self._done
+        seen = before.seen if before is not None and before.interim and before.iteration == iteration else ()
         _set_threads(self.parameters.threads)
         unlabelled = sum(int(np.isnan(rollout.rewards["total"]).sum()) for rollout in rollouts)
-        last = iteration + 1 == self.parameters.iterations
+        last = iteration + 1 == self.parameters.iterations and not interim
         if rollouts or last:
             began = time.perf_counter()
             report = self._learner.update(rollouts, iteration, last)
             metrics = {**report.metrics, "update_seconds": time.perf_counter() - began}
         else:
-            report = UpdateReport(False, "no episode of this iteration could be recorded", {})
+            why = "all its episodes have been learned from already" if seen else "no episode of this iteration could be recorded"
+            report = UpdateReport(False, why, {})
             metrics = {}
         success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
         metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
-        report = UpdateReport(report.deploy, report.reason, metrics)
-        done = Done(iteration, self._version + report.deploy, self._version, report)
+        report = UpdateReport(report.deploy, report.reason, metrics, report.stop)
+        version, count = self._version, before.count + 1 if before is not None else 1
+        seen = (*seen, *(rollout.episode_id for rollout in rollouts)) if interim else ()
+        done = Done(iteration, version + report.deploy, version, report, count, interim, seen)
         self._journal.write(done, self._learner)
-        self._scalars.add(iteration, metrics)
+        self._scalars.add(count - 1, metrics)
         state = self._learner.trainable_state() if report.deploy else {}
         self._results.put(lambda: self._finish_update(done, state))
 

@@ -23,7 +23,7 @@ import torch
 from learner_node import shaping
 from learner_node.descent import Descent
 from learner_node.group import group
-from learner_node.rounds import GateConfig
+from learner_node.rounds import GateConfig, RoundsConfig
 from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
 from whetstone.config import parse
@@ -54,6 +54,7 @@ class PPOConfig:
     value_rate: float = field(default=1e-3, metadata={"gt": 0})
     shaping: Shaping = field(default_factory=Shaping)
     gate: GateConfig = field(default_factory=GateConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class PPO(RoundsLearner[_Data]):
     on_policy = True
 
     def __init__(self, config: PPOConfig, policy: StochasticPolicy, seed: int):
-        super().__init__(policy, config.gate)
+        super().__init__(policy, config.gate, config.rounds)
         self.config = config
         self._rng = np.random.default_rng([seed, 41])
         trainable = policy.trainable_state()

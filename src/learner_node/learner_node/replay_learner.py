@@ -15,7 +15,7 @@ import torch
 
 from learner_node.descent import Descent
 from learner_node.replay import Transitions, transitions
-from learner_node.rounds import GateConfig
+from learner_node.rounds import GateConfig, RoundsConfig
 from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
 from whetstone.contracts import Rollout
@@ -39,6 +39,7 @@ class ReplayConfig:
     polyak: float = field(default=0.005, metadata={"gt": 0, "le": 1})
     shaping: Shaping = field(default_factory=Shaping)
     gate: GateConfig = field(default_factory=GateConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
 
 
 C = TypeVar("C", bound=ReplayConfig)
@@ -48,7 +49,7 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
     """Learns for as many gradient steps as the decisions that came allow."""
 
     def __init__(self, config: C, policy: Any, seed: int, salt: int) -> None:
-        super().__init__(policy, config.gate)
+        super().__init__(policy, config.gate, config.rounds)
         self.config = config
         self._rng = np.random.default_rng([seed, salt])
         self._generator = torch.Generator().manual_seed(seed)

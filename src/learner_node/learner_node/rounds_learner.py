@@ -14,8 +14,9 @@ import numpy as np
 
 from learner_node.checkpoint import capture, put_back
 from learner_node.descent import DivergedError
-from learner_node.rounds import GateConfig, Rounds, judged
+from learner_node.rounds import GateConfig, Rounds, RoundsConfig, judged
 from whetstone.contracts import Rollout, UpdateReport
+from whetstone.errors import ConfigError
 
 M = TypeVar("M")
 
@@ -28,9 +29,12 @@ class RoundsLearner(ABC, Generic[M]):
     on_policy: ClassVar[bool] = False
     """Episodes of other weights than those in force teach nothing: after going back, new ones have to be collected first."""
 
-    def __init__(self, policy: Any, gate: GateConfig) -> None:
+    def __init__(self, policy: Any, gate: GateConfig, rounds: RoundsConfig | None = None) -> None:
+        if self.on_policy and rounds is not None and rounds.update_every:
+            name = type(self).__name__
+            raise ConfigError(f"key 'rounds': update_every is {rounds.update_every}, but {name} learns on-policy; set it to 0")
         self.policy = policy
-        self._rounds = Rounds(gate, policy)
+        self._rounds = Rounds(gate, policy, rounds)
 
     @abstractmethod
     def see(self, episodes: list[Rollout], iteration: int) -> tuple[dict[str, float], M | None]:
@@ -48,11 +52,29 @@ class RoundsLearner(ABC, Generic[M]):
         diverged, else the gate went back."""
 
     def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
-        episodes = judged(rollouts)
+        report = self._update(rollouts, iteration, last)
+        if report.deploy:
+            self._rounds.deployed()
+        return report
+
+    @property
+    def update_every(self) -> int:
+        return self._rounds.settings.update_every
+
+    def _update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
+        rounds, episodes = self._rounds, judged(rollouts)
         successes = sum(rollout.outcome == "success" for rollout in episodes)
         seen, material = self.see(episodes, iteration) if episodes else ({}, None)
         metrics = {"episodes": float(len(episodes)), "reward_success_rate": successes / max(len(episodes), 1), **seen}
-        verdict = self._rounds.judge(episodes, last)
+        verdict = rounds.judge(episodes, last)
+        stop = "" if last else rounds.enough()
+        if stop:
+            better = rounds.current != rounds.gate.best
+            if better:
+                rounds.restore(rounds.gate.best)
+            verdict = rounds.end(verdict)
+            deploy = verdict.back or better or (verdict.final and verdict.drove != 0)
+            return UpdateReport(deploy, f"{verdict.said}; training ends: {stop}", metrics, stop)
         if verdict.final:
             return UpdateReport(verdict.drove != 0, verdict.said, metrics)
         if verdict.back:
@@ -61,16 +83,18 @@ class RoundsLearner(ABC, Generic[M]):
                 return UpdateReport(True, verdict.said, metrics)
         if material is None:
             return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: {self.nothing}", metrics)
+        if rounds.early:
+            return UpdateReport(False, f"{verdict.said}; {rounds.gate.episodes} are needed before anything is learned", metrics)
         try:
             learned, unchanged = self.learn(material)
         except DivergedError as error:
-            self._rounds.undo()
+            rounds.undo()
             self.forget(failed=True)
             return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
         metrics |= learned
         if unchanged:
             return UpdateReport(verdict.back, f"{verdict.said}; {unchanged}", metrics)
-        self._rounds.take()
+        rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
     def trainable_state(self) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from whetstone.errors import InputError
 
 
 def imitation(cls: Any) -> Any:
-    return cls.load({"tensors": "all", "steps": 20, "batch": 32, "gate": {"episodes": 4}}, TinyPolicy(), 0)
+    return cls.load({"tensors": "all", "steps": 20, "updates": 100.0, "batch": 32, "gate": {"episodes": 4}}, TinyPolicy(), 0)
 
 
 LEARNERS: dict[str, Callable[[], Any]] = {

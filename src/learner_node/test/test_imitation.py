@@ -34,7 +34,7 @@ def kept(record: Rollout) -> Kept:
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
-    given = {"tensors": "all", "learning_rate": 1e-3, "steps": 150, "batch": 64, "demonstration_share": 0.0, **changes}
+    given = {"tensors": "all", "learning_rate": 1e-3, "steps": 150, "updates": 100.0, "batch": 64, "demonstration_share": 0.0, **changes}
     return LEARNERS[name].load(given, TinyPolicy(0), seed)
 
 

@@ -49,7 +49,7 @@ class Forgetful:
 
 
 def done(iteration: int, version: int, deploy: bool = True) -> Done:
-    return Done(iteration, version, version - deploy, UpdateReport(deploy, "so it is", {"loss": 0.5, "kl": float("nan")}))
+    return Done(iteration, version, version - deploy, UpdateReport(deploy, "so it is", {"loss": 0.5, "kl": float("nan")}), iteration + 1)
 
 
 def test_it_goes_on_where_the_last_update_left_off(tmp_path: Path) -> None:
@@ -80,11 +80,11 @@ def test_a_damaged_checkpoint_goes_back_to_the_one_before(tmp_path: Path) -> Non
     journal = Journal(tmp_path, IDENTITY)
     journal.write(done(0, 1), Keeping(1.0))
     journal.write(done(1, 2), Keeping(2.0))
-    (tmp_path / "checkpoints" / "000001.safetensors").write_bytes(b"nothing")
+    (tmp_path / "checkpoints" / "000002.safetensors").write_bytes(b"nothing")
     learner = Keeping()
     found, notes = journal.resume(learner, Keeping(), lambda _: None)  # type: ignore[arg-type]
     assert found is not None and found.version == 1 and learner.value == 1.0
-    assert "000001.safetensors: not a usable checkpoint" in notes[0]
+    assert "000002.safetensors: not a usable checkpoint" in notes[0]
 
 
 def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:

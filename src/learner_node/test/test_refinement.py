@@ -18,7 +18,9 @@ from whetstone.errors import ConfigError
 
 def learner(seed: int = 0, **settings) -> FlowRefinement:
     policy = TinyPolicy(settings.pop("demonstrations", 64))
-    return FlowRefinement.load({"tensors": "all", "learning_rate": 1e-3, "steps": 150, "batch": 64, **settings}, policy, seed)
+    return FlowRefinement.load(
+        {"tensors": "all", "learning_rate": 1e-3, "steps": 150, "updates": 100.0, "batch": 64, **settings}, policy, seed
+    )
 
 
 def test_it_is_a_learner_and_asks_for_a_flow_policy():

@@ -144,6 +144,7 @@ class EpisodeMachine:
     ):
         self._episodes = episodes
         self._after = after
+        self._stopped: int | None = None  # segment whose training ended early
         self._rate = rate
         self._max_steps = max_steps
         self._debounce = Debounce(completion) if completion is not None else None
@@ -228,19 +229,20 @@ class EpisodeMachine:
         if self._timed_out_since is not None:
             self._try_time_out(now)
 
-    def update(self, now: float, iteration: int, version: int, deployed: bool) -> None:
-        """The learner reported on an iteration."""
+    def update(self, now: float, iteration: int, version: int, deployed: bool, stop: str = "") -> None:
+        """The learner reported on an iteration. stop: why the rest of this training is left out."""
         if self.state.phase == Phase.UPDATING and self.state.episode is not None and iteration == self.state.episode.iteration:
             # After a cut the policy begins with the base policy's weights, whatever the learner decided last.
             self._update = (version, deployed or (self._after is not None and version > 0))
             self._after = None
+            self._stopped = self.state.episode.segment if stop else None
             self._since = now
             self._try_finish_update(now)
 
     def acknowledge(self, now: float, version: int, applied: bool, reason: str) -> None:
         """The policy applied a snapshot, or refused it, or went back from it."""
         if applied:
-            self._applied = max(self._applied, version)
+            self._applied = self.version = max(self._applied, version)
         elif version == self.version and version > 0:
             self.fail(f"policy left weights version {version}: {reason}")
         else:
@@ -343,7 +345,7 @@ class EpisodeMachine:
         if self._paused:
             self._hold(None)
             return
-        episode = next(self._episodes, None)
+        episode = next((one for one in self._episodes if one.segment != self._stopped), None)
         if episode is None:
             self._finish("finished", "all episodes are done")
             return

@@ -77,7 +77,8 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         episodes, after = schedule.episodes(schedule.from_json(p.schedule)), None
         if p.resume:
             episodes, after = remaining(self._run_dir, episodes)
-        self._updated = {record["iteration"] for record in records.read_all(self._run_dir / records.UPDATES)}
+        updates = records.read_all(self._run_dir / records.UPDATES)
+        self._updated = {record["iteration"] for record in updates if not record.get("interim")}
         self._machine = EpisodeMachine(
             episodes,
             rate=self._profile.rate,
@@ -207,7 +208,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._publish()
 
     def _on_update(self, message: Update) -> None:
-        if self._machine.state.phase != Phase.UPDATING:
+        if self._machine.state.phase != Phase.UPDATING and not message.interim:
             return  # latched: an update that the machine has dealt with
         record = {
             "iteration": message.iteration,
@@ -216,10 +217,13 @@ class EpisodeManager(WhetstoneNode[Parameters]):
             "reason": message.reason,
             "metrics": dict(zip(message.names, message.values)),
         }
+        if message.interim:
+            records.append(self._run_dir / records.UPDATES, {**record, "interim": True})
+            return
         if message.iteration not in self._updated:
             self._updated.add(message.iteration)
-            records.append(self._run_dir / records.UPDATES, record)
-        self._machine.update(time.monotonic(), message.iteration, message.version, message.deployed)
+            records.append(self._run_dir / records.UPDATES, record | ({"stop": message.stop} if message.stop else {}))
+        self._machine.update(time.monotonic(), message.iteration, message.version, message.deployed, message.stop)
         self._publish()
 
     def _on_ack(self, message: WeightsAck) -> None:

@@ -63,7 +63,7 @@ def tidy(run_dir: Path) -> None:
     for file in (records.EPISODES, records.EVALUATION, records.TRUTH):
         kept = {record["episode_id"]: record for record in records.read_all(run_dir / file) if record["episode_id"] in done}
         _rewrite(run_dir / file, kept.values())
-    updates = {record["iteration"]: record for record in records.read_all(run_dir / records.UPDATES)}
+    updates = {(record["iteration"], record["version"]): record for record in records.read_all(run_dir / records.UPDATES)}
     _rewrite(run_dir / records.UPDATES, updates.values())
     (run_dir / records.OUTCOME).unlink(missing_ok=True)
     logs = run_dir / "logs"

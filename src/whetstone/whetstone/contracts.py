@@ -317,21 +317,26 @@ class Rollout:
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What an update did. deploy: push the new weights; reason: the gate's words; metrics: scalars to log."""
+    """What an update did. deploy: push the new weights; reason: the gate's words; metrics: scalars to log. stop: why no more training is
+    wanted; empty: go on."""
 
     deploy: bool
     reason: str
     metrics: dict[str, float]
+    stop: str = ""
 
 
 @runtime_checkable
 class Learner(Protocol):
     """A learner plug-in (entry point group `whetstone.learners`: a class with `load`).
 
-    It owns a copy of the policy and changes only its trainable state. It may have besides: `best_state()`, the weights seen to be best so
-    far; `checkpoint()`, all that it has in mind between two updates, as dictionaries and lists of tensors, arrays and plain values, and
+    It owns a copy of the policy and changes only its trainable state. It may have besides:
+    `best_state()`: the weights seen to be best so far.
+    `update_every`: episodes after which it wants an update while the robot goes on (0: after an iteration alone). It must then credit each
+    episode to the weights that drove it: Rollout.policy_versions counts its deployments so far.
+    `checkpoint()`: all that it has in mind between two updates, as dictionaries and lists of tensors, arrays and plain values; and
     `resume(state, read)`, which goes on from there as if it had never stopped: `read(episode_id)` gives an episode again, None where it is
-    gone; returns how many were (without these two, a learner that was killed begins anew).
+    gone; returns how many were. Without these two a learner that was killed begins anew.
     """
 
     @classmethod
