@@ -1,6 +1,7 @@
 """Looking at the episodes of a run.
 
-Role: `whetstone episodes`: what lies in a rollout store, one episode of it, what is protected and what must go. Does not depend on ROS.
+Role: `whetstone episodes`: what lies in a rollout store, one episode of it, what is protected and what must go, and the way to and from
+LeRobot's datasets. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -13,9 +14,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from robot_bringup import records
+from whetstone import jsonfile
+from whetstone.arguments import integer, parse_arguments
 from whetstone.config import unknown
 from whetstone.contracts import Rollout
 from whetstone.errors import ConfigError, InputError
+from whetstone.lerobot_export import ExportOptions, export
+from whetstone.lerobot_import import ImportOptions, import_dataset
+from whetstone.profile import load_profile
 from whetstone.store import RolloutStore
 
 HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: its directory, or that of its rollouts
@@ -24,7 +31,22 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
   show FOLDER EPISODE         one episode: what was seen, done and earned at each decision
   protect FOLDER EPISODE...   keep them whatever the disk budget; unprotect takes it back
   prune FOLDER gb:=N          delete the oldest unprotected ones until all take at most N GB
+  export FOLDER to:=DATASET   write a LeRobotDataset v3.0 with a progress file for RA-BC; further arguments (docs/rollouts.md):
+      only:=all|success|EPISODE,EPISODE  rows:=auto|decisions|steps  images:=video|png|none  reward:=total|success|...
+      robot:=NAME (where FOLDER is not a run's)  repo_id:=USER/NAME  format:=lerobot
+  import from:=DATASET robot:=NAME to:=FOLDER   a LeRobotDataset v3.0 as demonstrations; further arguments (docs/rollouts.md):
+      cameras:=front=FEATURE,...  joints:=JOINT=COLUMN,...|by_position  units:=rad|deg  gripper:=CLOSED,OPEN  task:=NAME  prefix:=demo
+      outcome:=auto|success|failure  execute:=8  horizon:=16  resample:=false  resize:=no|stretch|crop  frames:=decisions|all
+      episodes:=all|0,2,5  sidecar:=true
 """
+_EXPORT = {
+    "to": "", "format": "lerobot", "only": "all", "rows": "auto", "images": "video", "reward": "total", "robot": "", "repo_id": "",
+}  # fmt: skip
+_IMPORT = {
+    "from": "", "robot": "", "to": "", "cameras": "", "joints": "", "units": "rad", "gripper": "0,1", "task": "imported", "prefix": "demo",
+    "outcome": "auto", "execute": "8", "horizon": "16", "resample": "false", "resize": "no", "frames": "decisions", "episodes": "all",
+    "sidecar": "true",
+}  # fmt: skip
 
 
 def main(words: Sequence[str], console: Console) -> int:
@@ -32,10 +54,12 @@ def main(words: Sequence[str], console: Console) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    commands = {"list": _list, "show": _show, "protect": _protect, "unprotect": _unprotect, "prune": _prune}
+    commands = {"list": _list, "show": _show, "protect": _protect, "unprotect": _unprotect, "prune": _prune, "export": _export}
     name, *rest = words
+    if name == "import":
+        return _import(rest, console)
     if name not in commands:
-        raise ConfigError(unknown("command of episodes", name, commands))
+        raise ConfigError(unknown("command of episodes", name, [*commands, "import"]))
     if not rest:
         raise ConfigError(f"whetstone episodes {name} needs a folder: that of a run, or of its rollouts")
     commands[name](_store(rest[0]), rest[1:], console)
@@ -96,6 +120,7 @@ def _show(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     facts: dict[str, Any] = {
         "task": f"{rollout.task}: {rollout.instruction}",
         "iteration, seed": f"{rollout.iteration}, {rollout.seed}",
+        "source": rollout.source,
         "outcome": rollout.outcome + (f" ({rollout.reason})" if rollout.reason else ""),
         "reward model": rollout.reward_model_id or "none",
         "images": ", ".join(f"{name} {'x'.join(map(str, one.shape[2:0:-1]))}" for name, one in rollout.images.items()) or "none",
@@ -136,6 +161,104 @@ def _protect(store: RolloutStore, rest: Sequence[str], console: Console, on: boo
 
 def _unprotect(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     _protect(store, rest, console, on=False)
+
+
+def _export(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
+    given = parse_arguments(list(rest), _EXPORT)
+    _one_of(given, {"format": ("lerobot",), "rows": ("auto", "decisions", "steps"), "images": ("video", "png", "none")})
+    if not given["to"]:
+        raise ConfigError("whetstone episodes export needs to:=DATASET, a folder that is not there yet")
+    robot = given["robot"] or _robot(store)
+    if not robot:
+        raise ConfigError(f"{store.root} is no run's: say whose joints these are, robot:=NAME")
+    profile = load_profile(robot)
+    chosen = store.list()
+    if given["only"] == "success":
+        chosen = [one for one in chosen if store.outcome(one) == "success"]
+    elif given["only"] != "all":
+        chosen = given["only"].split(",")
+    to = Path(given["to"]).expanduser()
+    done = export(store, chosen, profile, to, ExportOptions(given["rows"], given["images"], given["reward"]))  # type: ignore[arg-type]
+    said = f"{to}: {done.episodes} episodes, {done.rows} rows ({done.rows_are}, {float(done.fps):g} per second)"
+    unlabelled = f", next.reward of {done.unlabelled} unlabelled (NaN)" if done.unlabelled else ""
+    console.print(said + unlabelled, highlight=False, soft_wrap=True)
+    for episode_id, reason in done.left_out.items():
+        console.print(f"left out: {episode_id}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    name = given["repo_id"] or f"local/{to.name}"
+    console.print(f'LeRobotDataset("{name}", root="{to.resolve()}")', highlight=False, markup=False, soft_wrap=True)
+
+
+def _import(rest: Sequence[str], console: Console) -> int:
+    given = parse_arguments(list(rest), _IMPORT)
+    for name in ("from", "robot", "to"):
+        if not given[name]:
+            raise ConfigError(f"whetstone episodes import needs {name}:=; see whetstone episodes --help")
+    switch = ("true", "false")
+    known = {"units": ("rad", "deg"), "outcome": ("auto", "success", "failure"), "resize": ("no", "stretch", "crop")}
+    _one_of(given, {**known, "frames": ("decisions", "all"), "resample": switch, "sidecar": switch})
+    numbers = {name: integer(given, name) for name in ("execute", "horizon")}
+    if not 1 <= numbers["execute"] <= numbers["horizon"]:
+        raise ConfigError("execute:= must be at least 1 and at most horizon:=")
+    by_position = given["joints"] == "by_position"
+    options = ImportOptions(
+        cameras=_named(given, "cameras"),
+        joints={} if by_position else _named(given, "joints"),
+        by_position=by_position,
+        units=given["units"],  # type: ignore[arg-type]
+        gripper=_gripper(given),
+        outcome=given["outcome"],  # type: ignore[arg-type]
+        task=given["task"],
+        prefix=given["prefix"],
+        resample=given["resample"] == "true",
+        resize=given["resize"],  # type: ignore[arg-type]
+        frames=given["frames"],  # type: ignore[arg-type]
+        sidecar=given["sidecar"] == "true",
+        episodes=None if given["episodes"] == "all" else _numbers(given, "episodes"),
+        **numbers,
+    )
+    store = RolloutStore(Path(given["to"]).expanduser())
+    written = import_dataset(Path(given["from"]).expanduser(), store, load_profile(given["robot"]), options)
+    console.print(f"{store.root}: {len(written)} episodes: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _one_of(given: dict[str, str], values: dict[str, tuple[str, ...]]) -> None:
+    for name, known in values.items():
+        if given[name] not in known:
+            raise ConfigError(unknown(f"value of {name}", given[name], known))
+
+
+def _named(given: dict[str, str], name: str) -> dict[str, str]:
+    """a=b,c=d"""
+    pairs = [item.partition("=") for item in given[name].split(",")] if given[name] else []
+    if any(not key or not value for key, _, value in pairs):
+        raise ConfigError(f"argument {name}:={given[name]} is not of the form ours=theirs,ours=theirs")
+    return {key: value for key, _, value in pairs}
+
+
+def _numbers(given: dict[str, str], name: str) -> tuple[int, ...]:
+    if not all(item.isdigit() for item in given[name].split(",")):
+        raise ConfigError(f"argument {name}:={given[name]} is not a list of numbers, as 0,2,5")
+    return tuple(int(item) for item in given[name].split(","))
+
+
+def _gripper(given: dict[str, str]) -> tuple[float, float]:
+    try:
+        closed, opened = (float(item) for item in given["gripper"].split(","))
+        if closed == opened or not np.isfinite([closed, opened]).all():
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"argument gripper:={given['gripper']} is not CLOSED,OPEN: two numbers that differ") from None
+    return closed, opened
+
+
+def _robot(store: RolloutStore) -> str:
+    """The robot of the run that the episodes belong to."""
+    settings = jsonfile.read(store.root.parent / records.SETTINGS)
+    try:
+        return str(settings["arguments"]["robot"]) if settings else ""
+    except (KeyError, TypeError):
+        return ""
 
 
 def _prune(store: RolloutStore, rest: Sequence[str], console: Console) -> None:

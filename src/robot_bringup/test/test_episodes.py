@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,49 @@ def test_protected_episodes_stay_whatever_the_budget(run_dir: Path, capsys: pyte
     assert RolloutStore(run_dir / "rollouts").list() == ["train-000-0001"], "the newest stays"
 
 
+def so100(episode_id: str, outcome: str, decisions: int = 3) -> Rollout:
+    """What a run of the SO-100 records, small images."""
+    count = decisions * 4
+    stamps = np.arange(count + 1, dtype=np.int64) * 50_000_000
+    moving = np.linspace([0.0] * 6, [0.5] * 6, count + 1, dtype=np.float32)
+    return replace(
+        rollout(episode_id, outcome),
+        stamps=stamps[:-1:4],
+        images={name: np.full((decisions, 128, 128, 3), 40, np.uint8) for name in ("front", "wrist")},
+        proprioception=moving[:-1:4],
+        actions=np.zeros((decisions, 4, 6), np.float32),
+        log_probabilities=np.zeros(decisions, np.float32),
+        policy_versions=np.zeros(decisions, np.uint64),
+        rewards={name: np.linspace(0, 1, decisions + 1, dtype=np.float32) for name in ("total", "progress")},
+        scores={},
+        steps={"stamps": stamps, "measured": moving, "commanded": moving},
+    )
+
+
+def test_to_a_dataset_of_lerobots_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RolloutStore(tmp_path / "run" / "rollouts")
+    for index, outcome in enumerate(("success", "timeout", "success")):
+        store.write(so100(f"train-000-000{index}", outcome))
+    (tmp_path / "run" / "run.json").write_text('{"arguments": {"robot": "so100"}}')
+    dataset = tmp_path / "dataset"
+    assert main(["episodes", "export", str(tmp_path / "run"), f"to:={dataset}", "only:=success", "images:=png", "repo_id:=me/cubes"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 episodes, 6 rows (decisions, 5 per second)" in shown and f'LeRobotDataset("me/cubes", root="{dataset}")' in shown
+    assert main(["episodes", "import", f"from:={dataset}", "robot:=so100", f"to:={tmp_path / 'back'}"]) == 0
+    assert "2 episodes: train-000-0000, train-000-0002" in capsys.readouterr().out
+    back = RolloutStore(tmp_path / "back").read("train-000-0002")
+    np.testing.assert_array_equal(back.images["wrist"], store.read("train-000-0002").images["wrist"])
+    demos = tmp_path / "demos"
+    assert main(["episodes", "import", f"from:={dataset}", "robot:=so100", f"to:={demos}", "sidecar:=false", "episodes:=1"]) == 2
+    assert "5 rows per second, so100 is driven at 20 Hz; resample:=true" in capsys.readouterr().err
+    arguments = ["sidecar:=false", "episodes:=1", "resample:=true", "prefix:=teleop", "execute:=2", "horizon:=4"]
+    assert main(["episodes", "import", f"from:={dataset}", "robot:=so100", f"to:={demos}", *arguments]) == 0
+    demo = RolloutStore(demos).read("teleop-000001")
+    assert demo.source == "demonstration" and demo.outcome == "success" and demo.actions.shape == (4, 4, 6)
+    assert main(["episodes", "show", str(demos), "teleop-000001"]) == 0
+    assert "demonstration" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -98,6 +142,17 @@ def test_protected_episodes_stay_whatever_the_budget(run_dir: Path, capsys: pyte
         (["prune", ".", "gb:=much"], "gb:=N"),
         (["prune", "."], "gb:=N"),
         (["list", ".", "more"], "not also 'more'"),
+        (["export", "."], "needs to:=DATASET"),
+        (["export", ".", "to:=x"], "say whose joints these are, robot:=NAME"),
+        (["export", ".", "to:=x", "robot:=so100"], "no episode to export: none was chosen"),
+        (["export", ".", "to:=x", "images:=gif"], "unknown value of images 'gif'"),
+        (["export", ".", "to:=x", "format:=lerobt"], "did you mean 'lerobot'?"),
+        (["import", "from:=x", "to:=y"], "needs robot:="),
+        (["import", "from:=/nowhere", "to:=y", "robot:=so100"], "/nowhere: no LeRobotDataset"),
+        (["import", "from:=x", "to:=y", "robot:=so100", "cameras:=front"], "ours=theirs"),
+        (["import", "from:=x", "to:=y", "robot:=so100", "gripper:=1,1"], "CLOSED,OPEN"),
+        (["import", "from:=x", "to:=y", "robot:=so100", "episodes:=last"], "0,2,5"),
+        (["import", "from:=x", "to:=y", "robot:=so100", "execute:=20"], "at most horizon"),
     ],
 )
 def test_wrong_words_are_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,3 +70,53 @@ def rollout(episode_id: str = "train-000-0001", steps: int = 5, seed: int = 0) -
             "commanded": np.full((9, 3), np.nan, np.float32),
         },
     )
+
+
+def recorded(
+    episode_id: str = "train-000-0000",
+    decisions: int = 4,
+    execute: int = 4,
+    seed: int = 0,
+    cameras: tuple[str, ...] = ("front",),
+    **changes: Any,
+) -> Rollout:
+    """An episode of `robot()` as a run records it at 20 Hz: every control step, a score at each decision, smooth images of 64 x 64."""
+    random = np.random.default_rng(seed)
+    count, period = decisions * execute, 50_000_000
+    stamps = np.arange(count + 1, dtype=np.int64) * period + 2**60
+    measured = random.uniform([-1, -0.2, 0], [1, 2, 1], (count + 1, 3)).astype(np.float32)
+    commanded = np.concatenate([random.uniform([-1, -0.2, 0], [1, 2, 1], (count, 3)), np.full((1, 3), np.nan)]).astype(np.float32)
+    chunk = np.minimum(np.arange(decisions)[:, None] * execute + np.arange(execute + 2), count - 1)
+    progress = np.append(random.random(decisions), np.nan).astype(np.float32)
+    values = {
+        "episode_id": episode_id,
+        "iteration": 1,
+        "task": "pick",
+        "instruction": "pick up the red cube – gently",
+        "seed": 7,
+        "outcome": "success",
+        "reason": "",
+        "stamps": stamps[:-1:execute],
+        "images": {name: np.stack([picture(seed + 10 * place + row) for row in range(decisions)]) for place, name in enumerate(cameras)},
+        "proprioception": measured[:-1:execute],
+        "actions": commanded[chunk],
+        "latents": None,
+        "log_probabilities": np.full(decisions, np.nan, np.float32),
+        "policy_versions": np.full(decisions, 3, np.uint64),
+        "rewards": {"total": progress / 2, "progress": progress},
+        "last_images": {name: picture(seed + 99) for name in cameras},
+        "last_proprioception": measured[-1],
+        "reward_model_id": "sarm2@1f3a9c",
+        "scores": {"stamps": stamps[:-1:execute], "valid": np.ones(decisions, bool), "total": progress[:-1] / 2, "progress": progress[:-1]},
+        "steps": {"stamps": stamps, "measured": measured, "commanded": commanded, "intervention": np.arange(count + 1) == 1},
+        "end": int(stamps[-1]),
+    }
+    return Rollout(**{**values, **changes})
+
+
+def picture(seed: int, size: int = 64) -> np.ndarray:
+    """A smooth image, so that video hardly changes it."""
+    corners = np.random.default_rng(seed).uniform(0, 255, (2, 2, 3))
+    x = np.linspace(0, 1, size)
+    rows = corners[0][None] * (1 - x)[:, None, None] + corners[1][None] * x[:, None, None]
+    return np.rint(rows[:, :1] * (1 - x)[None, :, None] + rows[:, 1:] * x[None, :, None]).astype(np.uint8)

@@ -289,8 +289,10 @@ class Rollout:
     rewards: name of a Reward field -> (T + 1,) float32 at stamps and at the last frame of the episode; NaN = unlabelled.
     scores: all that the reward model said, as it came: "stamps" (M,) int64 ns, "valid" (M,) bool, name of a Reward field -> (M,) float32.
     steps: every control step: "stamps" (N,) int64 ns, "measured" (N, joints + 1) as proprioception, "commanded" (N, joints + 1) what the
-    guard let through, NaN where it sent nothing. Both are empty where nobody recorded them.
+    guard let through, NaN where it sent nothing; maybe "intervention" (N,) bool, True where a human drove. Both are empty where nobody
+    recorded them.
     outcome: "success", "failure", "timeout" or "aborted", as the episode manager said (from the reward, never from ground truth).
+    end: ns, stamp of the last frame; None: unknown. source: "policy", or "demonstration" where somebody else acted throughout.
     """
 
     episode_id: str
@@ -313,6 +315,8 @@ class Rollout:
     reward_model_id: str = ""
     scores: dict[str, np.ndarray] = field(default_factory=dict)
     steps: dict[str, np.ndarray] = field(default_factory=dict)
+    end: int | None = None
+    source: str = "policy"
 
 
 @dataclass(frozen=True)
