@@ -15,17 +15,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
 from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, WeightsChunk, WeightsManifest
 from whetstone_msgs.srv import ResendChunks
 
+from learner_node.durable import DurableRecorder, recover
 from learner_node.group import group
 from learner_node.journal import Done, Journal
 from learner_node.publisher import Pushed, WeightsPublisher
-from learner_node.recorder import Decision, EpisodeInfo, Recorder
+from learner_node.recorder import Decision, EpisodeInfo, back_label
 from learner_node.replicas import Leader, Recipe, follow, make
 from learner_node.scalars import Scalars
 from whetstone.contracts import REWARD_VALUES, Policy, RewardSample, Rollout, UpdateReport
@@ -70,7 +71,8 @@ class Parameters:
 
     iterations: of the whole run, so that the learner knows the last one; 0: it is never told. weights: snapshot (.safetensors) to start
     from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts; rollout_budget_gb: GB that it may take, 0: any;
-    beyond it the oldest episodes that are not protected go.
+    beyond it the oldest episodes that are not protected go. record_frames: images that are kept: at decisions, or of all control steps (as
+    JPEG besides).
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
     are joined to the nearest stamp within half a period. weights_key: file of the key that announcements of weights are signed with; empty:
     they are not. device: torch device of the policy copy. threads: of torch, while
@@ -89,6 +91,7 @@ class Parameters:
     weights: str = ""
     rollouts: str = ""
     rollout_budget_gb: float = field(default=0.0, metadata={"ge": 0})
+    record_frames: Literal["decisions", "all"] = "decisions"
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
     realtime: bool = False
     weights_key: str = ""
@@ -125,7 +128,12 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._journal = Journal(p.run_dir, identity, p.keep)
         tolerance = self._profile.period_ns // 2 if p.realtime else 0
         ring = 64 if p.realtime else LOCKSTEP_DEPTH + 56
-        self._recorder = Recorder(self._spec.cameras, _decode, grace=p.reward_grace, ring=ring, tolerance=tolerance)
+        for line in recover(self._store, self._spec.cameras, _decode, tolerance):
+            self.get_logger().warning(line)
+        every_frame = p.record_frames == "all"
+        self._recorder = DurableRecorder(
+            self._store, self._spec.cameras, _decode, every_frame, grace=p.reward_grace, ring=ring, tolerance=tolerance
+        )
         self._rollouts: list[Rollout] = []
         self._starts: dict[str, int] = {}  # of the episodes that run, robot time, ns
         self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
@@ -308,9 +316,13 @@ class LearnerNode(WhetstoneNode[Parameters]):
             if self.parameters.restarted and rollout.stamps[0] > start:
                 self.get_logger().warning(f"{rollout.episode_id} was running when this node was restarted: nothing is learned from it")
                 self.counters["interrupted_episodes"] = self.counters.get("interrupted_episodes", 0) + 1
+                self._jobs.put(lambda rollout=rollout: self._set_aside(rollout))
                 continue
-            self._rollouts.append(rollout)
+            self._rollouts = [one for one in self._rollouts if one.episode_id != rollout.episode_id] + [rollout]
             self._jobs.put(lambda rollout=rollout: self._write(rollout))
+        for name, late in self._recorder.late().items():
+            self._rollouts = [back_label(one, late) if one.episode_id == name else one for one in self._rollouts]
+            self._jobs.put(lambda name=name, late=late: self._label(name, late))
         for name, lost in (("empty_episodes", "episodes without one whole decision"), ("dropped_decisions", "decisions without images")):
             if (count := self._recorder.counters[name]) > self.counters.get(name, 0):
                 self.get_logger().warning(
@@ -376,6 +388,16 @@ class LearnerNode(WhetstoneNode[Parameters]):
             if gone:
                 self.counters["pruned_episodes"] = self.counters.get("pruned_episodes", 0) + len(gone)
                 self.get_logger().info(f"disk budget of {self.parameters.rollout_budget_gb:g} GB: removed {', '.join(gone)}")
+
+    def _set_aside(self, rollout: Rollout) -> None:
+        self._store.interrupt(rollout.episode_id, rollout, "the node that recorded it was restarted meanwhile: this is the rest")
+
+    def _label(self, name: str, late: list[tuple[RewardSample, str]]) -> None:
+        """Rewards that came when their episode was on the disk already; those of episodes that are not kept (evaluations) are nobody's."""
+        if self._store.iteration(name) is None or (rollout := self._read(name)) is None:
+            return
+        self._store.rewrite(back_label(rollout, late))
+        self.counters["back_labelled_rewards"] = self.counters.get("back_labelled_rewards", 0) + len(late)
 
     def _update(self, rollouts: list[Rollout], iteration: int, interim: bool) -> None:
         before = self._done

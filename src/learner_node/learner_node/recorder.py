@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -90,7 +90,8 @@ class Recorder:
     """Turns a stream of events into contracts.Rollout records.
 
     cameras: names to record; decode: payload of an image and its camera -> (height, width, 3) uint8; grace: seconds of wall time that an
-    ended episode waits for rewards and frames still under way; ring: frames kept for actions that arrive late. counters: rollouts,
+    ended episode waits for rewards and frames still under way; ring: frames kept for actions that arrive late; keep: called with episode,
+    camera, stamp and payload of an image that becomes part of an episode, gives what is held in its place. counters: rollouts,
     discarded_episodes (aborted), empty_episodes (not one whole decision), dropped_decisions (their images never came), unlabelled (rows
     without a valid reward), late_rewards (came after the rollout was closed).
     """
@@ -102,6 +103,7 @@ class Recorder:
         grace: float = 2.0,
         ring: int = 64,
         tolerance: int = 0,
+        keep: Callable[[str, str, int, object], object] | None = None,
     ) -> None:
         self.cameras = tuple(cameras)
         self.counters: Counter[str] = Counter()
@@ -110,11 +112,17 @@ class Recorder:
         self._rings: dict[str, StampRing[object]] = {name: StampRing(ring, tolerance) for name in (*self.cameras, _JOINTS)}
         self._open: dict[str, _Open] = {}
         self._tolerance = tolerance
+        self._held = keep
+        self._late: dict[str, list[tuple[RewardSample, str]]] = {}
 
     @property
     def recording(self) -> bool:
         """True while an episode runs or waits for its last frames: images matter only then."""
         return bool(self._open)
+
+    def known(self, episode_id: str) -> bool:
+        """Whether an episode runs or waits."""
+        return episode_id in self._open
 
     def begin(self, info: EpisodeInfo) -> None:
         """An episode starts to run; a second call for the same episode (a pause that ended) changes nothing."""
@@ -160,6 +168,7 @@ class Recorder:
         episode = self._open.get(episode_id)
         if episode is None:
             self.counters["late_rewards"] += 1
+            self._late.setdefault(episode_id, []).append((sample, model_id))
             return
         episode.rewards[sample.stamp] = sample
         episode.model_id = model_id or episode.model_id
@@ -178,6 +187,11 @@ class Recorder:
                     done.append(rollout)
         return done
 
+    def late(self) -> dict[str, list[tuple[RewardSample, str]]]:
+        """Rewards since the last call that came when their episode was closed (or never known here), for `back_label`."""
+        late, self._late = self._late, {}
+        return late
+
     def waiting(self) -> list[str]:
         """Ended episodes that are not closed yet."""
         return [episode_id for episode_id, episode in self._open.items() if episode.end is not None]
@@ -188,14 +202,17 @@ class Recorder:
             for wanted in (stamp,) if not self._tolerance else tuple(episode.parts):
                 parts = episode.parts.get(wanted)
                 if parts is not None and name not in parts and abs(wanted - stamp) <= self._tolerance:
-                    parts[name] = payload
+                    parts[name] = self._part(episode, name, wanted, payload)
 
     def _want(self, episode: _Open, stamp: int) -> None:
         parts = episode.parts.setdefault(stamp, {})
         for name, ring in self._rings.items():
             payload = ring.get(stamp)
-            if payload is not None:
-                parts.setdefault(name, payload)
+            if payload is not None and name not in parts:
+                parts[name] = self._part(episode, name, stamp, payload)
+
+    def _part(self, episode: _Open, name: str, stamp: int, payload: object) -> object:
+        return payload if self._held is None or name == _JOINTS else self._held(episode.info.episode_id, name, stamp, payload)
 
     def _whole(self, episode: _Open, stamp: int) -> bool:
         return len(episode.parts.get(stamp, ())) == len(self._rings)
@@ -243,14 +260,42 @@ class Recorder:
             last_images={camera: self._decode(last[camera], camera) for camera in self.cameras if camera in last},
             last_proprioception=np.asarray(last[_JOINTS], dtype=np.float32) if _JOINTS in last else None,
             reward_model_id=episode.model_id,
-            scores=_scores(episode),
+            scores=_scores(episode.rewards),
             steps=_steps(episode, stamps[0], self._tolerance),
+            end=episode.end,
         )
 
 
-def _scores(episode: _Open) -> dict[str, np.ndarray]:
-    """Every reward of the episode as it came."""
-    samples = [episode.rewards[stamp] for stamp in sorted(episode.rewards)]
+def back_label(rollout: Rollout, late: Iterable[tuple[RewardSample, str]]) -> Rollout:
+    """The rollout with rewards (and the model they come from) that came after it was closed: each at the decision or the end with its
+    stamp, and among the scores. The one given stays as it is."""
+    rewards = {name: rollout.rewards.get(name, np.full(len(rollout.stamps) + 1, np.nan, np.float32)).copy() for name in REWARD_VALUES}
+    rows = {stamp: row for row, stamp in enumerate(rollout.stamps.tolist())}
+    if rollout.end is not None:
+        rows[rollout.end] = len(rollout.stamps)
+    samples = _samples(rollout.scores)
+    model = rollout.reward_model_id
+    for sample, model_id in late:
+        samples[sample.stamp] = sample
+        model = model_id or model
+        if sample.stamp in rows:
+            for name in REWARD_VALUES:
+                rewards[name][rows[sample.stamp]] = getattr(sample, name) if sample.valid else np.nan
+    return replace(rollout, rewards=rewards, scores=_scores(samples), reward_model_id=model)
+
+
+def _samples(scores: dict[str, np.ndarray]) -> dict[int, RewardSample]:
+    """What `_scores` was made of, but for reasons and windows, which it does not keep."""
+    samples = {}
+    for place, stamp in enumerate(scores.get("stamps", np.empty(0)).tolist()):
+        values: dict[str, float] = {name: float(scores[name][place]) for name in REWARD_VALUES if name in scores}
+        samples[stamp] = replace(RewardSample(stamp, valid=bool(scores["valid"][place])), **values)  # type: ignore[arg-type]
+    return samples
+
+
+def _scores(rewards: dict[int, RewardSample]) -> dict[str, np.ndarray]:
+    """Every reward of an episode as it came."""
+    samples = [rewards[stamp] for stamp in sorted(rewards)]
     values = {name: np.array([getattr(sample, name) for sample in samples], np.float32) for name in REWARD_VALUES}
     stamps = np.array([sample.stamp for sample in samples], np.int64)
     return {"stamps": stamps, "valid": np.array([sample.valid for sample in samples], bool), **values}

@@ -106,8 +106,8 @@ class Argument:
 
 
 LOCAL = (
-    "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "weights_key", "without", "keep", "wandb", "resume",
-    "learner_processes",
+    "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "record_frames", "weights_key", "without", "keep", "wandb",
+    "resume", "learner_processes",
 )  # fmt: skip
 """Arguments that no result depends on."""
 
@@ -156,6 +156,13 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean", modes=_ROBOT),
     Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
     Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_REFINE),
+    Argument(
+        "record_frames",
+        "decisions",
+        "images to keep in rollouts: at the policy's decisions, or of all control steps (JPEG besides)",
+        choices=("decisions", "all"),
+        modes=_REFINE,
+    ),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
     Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_REFINE),
     Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_REFINE),
@@ -289,7 +296,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine":
         specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
-        specific["learner"][2].update({name: values[name] for name in ("rollout_budget_gb", "keep", "wandb", "resume")})
+        specific["learner"][2].update({name: values[name] for name in ("rollout_budget_gb", "record_frames", "keep", "wandb", "resume")})
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {

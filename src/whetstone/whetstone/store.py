@@ -64,7 +64,6 @@ class RunningEpisode:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._events = RecordLog(folder / _EVENTS)
         except OSError as error:
@@ -93,20 +92,14 @@ class RunningEpisode:
         return self.folder / _EVENTS
 
     def close(self) -> None:
-        """Nothing more comes; the frames are on the disk when this returns."""
+        """Nothing more comes."""
         self._events.close()
         if self._frames is not None:
-            try:
-                self._frames.sync()
-            except OSError as error:
-                raise _cannot_write(self.folder, error) from None
             self._frames.close()
 
     def discard(self) -> None:
         """It is not worth keeping (aborted)."""
-        self._events.close()
-        if self._frames is not None:
-            self._frames.close()
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -117,8 +110,13 @@ class RolloutStore:
         self.root = Path(root)
 
     def begin(self, episode_id: str) -> RunningEpisode:
-        """The files of an episode that begins; `write` makes it final. Raises InputError where they cannot be made."""
-        return RunningEpisode(self.root / _RUNNING / _folder_name(episode_id))
+        """The files of an episode that begins; `write` makes it final. What an episode of that name had left there is set aside. Raises
+        InputError where they cannot be made."""
+        folder = self.root / _RUNNING / _folder_name(episode_id)
+        self._check_space(0)
+        if folder.exists():
+            self.interrupt(episode_id, None, "it began again")
+        return RunningEpisode(folder)
 
     def write(self, rollout: Rollout, frames: Iterable[tuple[str, int, bytes]] | None = None) -> Path:
         """Write one episode, replacing one of the same id; what `begin` made for it ends here. Returns its folder.
@@ -133,10 +131,7 @@ class RolloutStore:
         partial = self.root / f"{_PARTIAL}{os.getpid()}-{name}"
         final = self.root / name
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(self.root).free
-            if free < size + _RESERVE:
-                raise InputError(f"no space for rollouts: {self.root} has {free >> 20} MiB free, {(size + _RESERVE) >> 20} MiB are needed")
+            self._check_space(size)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             with (partial / "arrays.npz").open("wb") as file:
@@ -150,6 +145,8 @@ class RolloutStore:
             elif (running / _FRAMES).exists():
                 # A second name, so that nothing is lost whenever this process dies.
                 _link(running / _FRAMES, partial / _FRAMES)
+                with (partial / _FRAMES).open("ab") as file:
+                    _sync(file)
             with (partial / "meta.json").open("w", encoding="utf-8") as file:
                 json.dump({"format": _FORMAT, **meta_of(rollout), "record": _record(running)}, file, indent=1, ensure_ascii=False)
                 _sync(file)
@@ -261,7 +258,7 @@ class RolloutStore:
     def left_running(self) -> dict[str, Path]:
         """Episodes that nobody made final -> their events, an empty file where there are none. Only while nobody writes."""
         left = {}
-        for folder in sorted((self.root / _RUNNING).glob("*/")):
+        for folder in sorted((self.root / _RUNNING).iterdir() if (self.root / _RUNNING).is_dir() else ()):
             record = _record(folder)
             try:
                 final = json.loads((self.root / folder.name / "meta.json").read_text(encoding="utf-8")).get("record")
@@ -349,6 +346,15 @@ class RolloutStore:
                 total -= sizes[one]
                 gone.append(one)
         return gone
+
+    def _check_space(self, size: int) -> None:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise _cannot_write(self.root, error) from None
+        if free < size + _RESERVE:
+            raise InputError(f"no space for rollouts: {self.root} has {free >> 20} MiB free, {(size + _RESERVE) >> 20} MiB are needed")
 
     def _folder(self, episode_id: str) -> Path:
         folder = self.root / _folder_name(episode_id)
