@@ -106,6 +106,8 @@ def _list(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     for name, reason in store.quarantined().items():
         words = "quarantined now" if name not in before else "in quarantine"
         console.print(f"{words}: {name}: {reason}", highlight=False, soft_wrap=True)
+    for name, reason in store.interrupted().items():
+        console.print(f"interrupted: {name}: {reason} (see {store.root / 'interrupted'})", highlight=False, soft_wrap=True)
 
 
 def _versions(rollout: Rollout) -> str:

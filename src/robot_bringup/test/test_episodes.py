@@ -64,6 +64,16 @@ def test_a_list_names_what_is_there_and_sets_aside_what_cannot_be_read(run_dir: 
     assert "in quarantine: train-000-0001:" in capsys.readouterr().out
 
 
+def test_what_a_killed_process_left_is_named(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RolloutStore(run_dir / "rollouts")
+    store.begin("train-000-0003").close()
+    store.interrupt("train-000-0003", rollout("train-000-0003", "aborted"), "its recorder was killed")
+    assert main(["episodes", "list", str(run_dir)]) == 0
+    assert "interrupted: train-000-0003: its recorder was killed" in capsys.readouterr().out
+    assert main(["episodes", "show", str(run_dir / "rollouts" / "interrupted"), "train-000-0003"]) == 0
+    assert "aborted" in capsys.readouterr().out
+
+
 def test_one_episode(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["episodes", "show", str(run_dir), "train-000-0000"]) == 0
     shown = capsys.readouterr().out

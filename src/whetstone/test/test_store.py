@@ -185,13 +185,64 @@ def test_the_budget_takes_the_oldest_unprotected_and_never_the_newest(tmp_path: 
         store.protect("train-000-0001")
 
 
-def test_an_episode_of_the_format_before_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", [1, 2])
+def test_an_episode_of_a_format_before_is_read(tmp_path: Path, format: int) -> None:
     store = RolloutStore(tmp_path)
     old = rollout()
-    old.scores, old.steps = {}, {}
-    meta = store.write(old) / "meta.json"
-    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": 1}))
+    if format == 1:
+        old.scores, old.steps = {}, {}
+    path = store.write(old) / "meta.json"
+    meta = {**json.loads(path.read_text()), "format": format}
+    for later in ("end", "source", "record"):
+        del meta[later]
+    path.write_text(json.dumps(meta))
     assert_equal(old, store.read(old.episode_id))
+    assert (old.end, old.source) == (None, "policy")
+
+
+def test_rewards_of_an_episode_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RolloutStore(tmp_path)
+    old, new = rollout(), rollout()
+    new.rewards["total"] = np.ones_like(new.rewards["total"])
+    folder = store.write(old)
+    store.protect(old.episode_id)
+    os.utime(folder / "meta.json", ns=(5, 7))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(InputError, match="no space for rollouts"):
+            store.rewrite(new)
+    assert_equal(old, store.read(old.episode_id))
+    store.rewrite(new)
+    assert_equal(new, store.read(old.episode_id))
+    assert store.protected(old.episode_id) and (folder / "meta.json").stat().st_mtime_ns == 7
+    assert sorted(path.name for path in folder.iterdir()) == ["arrays.npz", "meta.json", "protected"]
+    with pytest.raises(InputError, match="'nobody' is not in"):
+        store.rewrite(rollout("nobody"))
+
+
+@pytest.mark.parametrize("killed_at", range(1, 6))
+def test_a_writer_killed_while_it_replaces_leaves_the_old_or_the_new(tmp_path: Path, killed_at: int) -> None:
+    """At any of the steps on the disk by which a new episode takes the place of an old one."""
+    code = (
+        "import os, sys, shutil; sys.path.insert(0, sys.argv[2]);"
+        "from pathlib import Path; from whetstone_samples import rollout; from whetstone.store import RolloutStore;"
+        "store = RolloutStore(sys.argv[1]); store.write(rollout(seed=1)); steps = [0]\n"
+        "def counted(call):\n"
+        "    def step(*arguments, **options):\n"
+        "        steps[0] += 1\n"
+        "        if steps[0] == int(sys.argv[3]): os._exit(9)\n"
+        "        return call(*arguments, **options)\n"
+        "    return step\n"
+        "Path.rename = counted(Path.rename); os.fsync = counted(os.fsync)\n"
+        "store.write(rollout(seed=2))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent), str(killed_at)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 9
+    store = RolloutStore(tmp_path)
+    store.clean()
+    # fsync of arrays and meta, the old one aside, the new one in its place, fsync of the folder
+    assert_equal(rollout(seed=2 if killed_at == 5 else 1), store.read("train-000-0001"))
+    assert os.listdir(tmp_path) == ["train-000-0001"]
 
 
 def test_steps_and_scores_of_unequal_length_are_refused(tmp_path: Path) -> None:
