@@ -4,11 +4,16 @@ Role: the learner plug-in `dsrl` (Wagenmaker et al., arXiv 2506.15799; SAC: Haar
 whetstone.contracts.SteeredPolicy. Depends on torch; knows nothing of ROS.
 
 With o what is seen, w the noise that the actor chose, r the shaped reward (shaping.py), over transitions of all episodes so far:
-    y = r + gamma (1 - done) (min of two drawn Q'(o', w') - alpha log p(w' | o')),   w' from the actor
+    y = blend G + (1 - blend) (r + gamma (1 - done) (min of two drawn Q'(o', w') - alpha log p(w' | o'))),   w' from the actor
     critics: (Q_i(o, w) - y)^2
-    actor:   alpha log p(w | o) - mean_i Q_i(o, w)
+    actor:   alpha log p(w | o) - mean_i Q_i(o, w) + leash || (m(o) - m_old(o)) / spread ||^2
     alpha:   such that the entropy of each number of w is `entropy`
 Q' follow the critics slowly (polyak). Gradient steps are bounded by the decisions that came: `updates` for each.
+
+Three things are not the paper's, which has thousands of decisions where there are hundreds here. G, the return that followed (blend 0 leaves
+it out), says what came of a noise that was kept for a whole episode, which is how this policy explores (policy_node/steered.py). m is the
+middle of the actor's distribution, m_old that of the actor which this update found, `spread` the deviation it began with: critics know
+nothing of noise far from what was tried. And the temperature has a faster optimiser, or the actor spreads before it falls.
 """
 
 from __future__ import annotations
@@ -34,20 +39,21 @@ _SOURCE = "config/learners/dsrl.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class DSRLConfig(ReplayConfig):
-    """critics: how many, width: of their layers; temperature: alpha at the start; entropy: wanted of each number of the noise, nat."""
+    """critics: how many, width: of their layers; temperature: alpha at the start; temperature_rate: learning rate of its logarithm; entropy:
+    wanted of each number of the noise, in nat, above that of a normal distribution of the spread it began with; leash: see the module."""
 
     plugin: str = "dsrl"
     policy: str = "steered"
     critics: int = field(default=5, metadata={"ge": 2})
-    width: int = field(default=256, metadata={"ge": 8})
-    temperature: float = field(default=0.05, metadata={"gt": 0})
+    width: int = field(default=64, metadata={"ge": 8})
+    temperature: float = field(default=0.01, metadata={"gt": 0})
+    temperature_rate: float = field(default=1e-2, metadata={"gt": 0})
     entropy: float = 0.0
+    leash: float = field(default=0.1, metadata={"ge": 0})
 
 
 class DSRL(ReplayLearner[DSRLConfig]):
     """See the module."""
-
-    unchanged = "the critics alone have learned"
 
     def __init__(self, config: DSRLConfig, policy: SteeredPolicy, seed: int):
         super().__init__(config, policy, seed, salt=31)
@@ -87,6 +93,7 @@ class DSRL(ReplayLearner[DSRLConfig]):
         return torch.from_numpy(rollout.latents)
 
     def begin(self, inputs: int) -> None:
+        self._old = copy.deepcopy(self.actor).requires_grad_(False)
         if self._critics is not None:
             return
         config = self.config
@@ -95,25 +102,25 @@ class DSRL(ReplayLearner[DSRLConfig]):
             self._critics = Critics(inputs, self.actor.size, config.width, config.critics)
         self._slow = copy.deepcopy(self._critics).requires_grad_(False)
         self._alpha = torch.tensor(math.log(config.temperature), requires_grad=True)
-        trained = (self._critics.parameters(), self.actor.parameters(), [self._alpha])
-        self._optimisers = [torch.optim.Adam(values, lr=config.learning_rate) for values in trained]
+        trained = (self._critics.parameters(), config.learning_rate), (self.actor.parameters(), config.learning_rate)
+        self._optimisers = [torch.optim.Adam(values, lr=rate) for values, rate in (*trained, ([self._alpha], config.temperature_rate))]
 
     def step(self, batch: Transitions, descent: Descent, actor: bool) -> dict[str, torch.Tensor]:
         config, critics = self.config, self._critics
         assert critics is not None
-        alpha = self._alpha.exp().detach()
+        alpha, spread = self._alpha.exp().detach(), self.actor.spread
         with torch.no_grad():
             noise, density = self.actor.sample(batch.following, self._generator)
             pair = self._rng.permutation(config.critics)[:2]
-            value = self._slow(batch.following, noise)[pair].min(0).values - alpha * density
-            wanted = batch.rewards + config.shaping.discount * (1 - batch.done) * value
-        loss = (critics(batch.inputs, batch.actions) - wanted).square().mean()
+            value = self._slow(batch.following, noise / spread)[pair].min(0).values - alpha * density
+        loss = (critics(batch.inputs, batch.actions / spread) - self.wanted(batch, value)).square().mean()
         self._descend(descent, 0, loss)
         noise, density = self.actor.sample(batch.inputs, self._generator)
-        value = critics(batch.inputs, noise).mean(0)
-        entropy = -density.detach().mean() / self.actor.size
+        value = critics(batch.inputs, noise / spread).mean(0)
+        entropy = -density.detach().mean() / self.actor.size - 0.5 * math.log(2 * math.pi * math.e * spread**2)
         if actor:
-            self._descend(descent, 1, (alpha * density - value).mean())
+            moved = (self.actor.greedy(batch.inputs) - self._old.greedy(batch.inputs)) / spread
+            self._descend(descent, 1, (alpha * density - value + config.leash * moved.square().sum(-1)).mean())
             self._descend(descent, 2, self._alpha.exp() * (entropy - config.entropy))
         self.follow(self._slow, critics)
         return {"loss": loss, "value": value.mean(), "temperature": self._alpha.exp(), "entropy": entropy}

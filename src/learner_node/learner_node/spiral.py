@@ -31,12 +31,11 @@ _SOURCE = "config/learners/spiral.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class SPIRALConfig(ReplayConfig):
-    """choices: draws of the frozen policy's noise; blend: share of the Monte-Carlo return; penalty: see the module."""
+    """choices: draws of the frozen policy's noise; penalty: see the module."""
 
     plugin: str = "spiral"
     policy: str = "residual"
     choices: int = field(default=4, metadata={"ge": 1})
-    blend: float = field(default=0.5, metadata={"ge": 0, "le": 1})
     penalty: float = field(default=0.1, metadata={"ge": 0})
 
 
@@ -73,9 +72,7 @@ class SPIRAL(ReplayLearner[SPIRALConfig]):
             following, chunks = self._draw(batch.following)
             value = self._slow(following, policy.correct(following, chunks)).min(0).values
             value = value.view(config.choices, -1).max(0).values
-            bootstrapped = batch.rewards + config.shaping.discount * (1 - batch.done) * value
-            wanted = config.blend * batch.returns + (1 - config.blend) * bootstrapped
-        loss = (policy.critics(batch.inputs, batch.actions) - wanted).square().mean()
+        loss = (policy.critics(batch.inputs, batch.actions) - self.wanted(batch, value)).square().mean()
         descent.step(self._critic_optimiser, loss, critics)
         inputs, chunks = self._draw(batch.inputs)
         correction = policy.residual(torch.cat([inputs, chunks], dim=-1))

@@ -37,6 +37,7 @@ class ResidualConfig:
     critics: int = field(default=5, metadata={"ge": 1})
     scale: float = field(default=0.1, metadata={"gt": 0})
     choices: int = field(default=4, metadata={"ge": 1})
+    keep: bool = True
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
@@ -60,7 +61,7 @@ class ResidualPolicy(AroundFlow):
         self.residual = perceptron((inputs + self.size, config.width, config.width, self.size), last_gain=0.0).to(device).eval()
         self.critics = Critics(inputs, self.size, config.width, config.critics).to(device).eval()
         super().__init__(inner, {"residual": self.residual, "critics": self.critics})
-        self._greedy, self._rng = True, np.random.default_rng(0)
+        self._greedy, self._keeps, self._seed, self._rng = True, False, 0, np.random.default_rng(0)
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> ResidualPolicy:
@@ -70,13 +71,16 @@ class ResidualPolicy(AroundFlow):
 
     def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
         self.inner.reset(instruction, seed, "sampled")
-        self._greedy, self._rng = mode == "greedy", np.random.default_rng([seed, 29])
+        self._greedy, self._keeps, self._seed = mode == "greedy", self.config.keep and mode == "exploring", seed
+        self._rng = np.random.default_rng([seed, 29])
 
     @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
         """latent: the noise of the chunk that was taken, (horizon * columns,) float32."""
         inputs = self.inner.see(observation)
         count = self.config.choices if self._greedy else 1
+        if self._keeps:
+            self._rng = np.random.default_rng([self._seed, 29])
         noise = self._rng.standard_normal((count, self.noise)).astype(np.float32)
         if self._greedy:
             noise[0] = 0.0

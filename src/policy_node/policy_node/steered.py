@@ -27,20 +27,26 @@ _SOURCE = "config/policies/steered.yaml"
 
 @dataclass(frozen=True)
 class SteeredConfig:
-    """inner: the flow policy, a file of config/policies; width: of the actor's layers; bound: of the noise, whose standard deviation was 1
-    in training; repeat: one row of noise for the whole chunk, so that the actor has to choose `columns` numbers only; deployment: how the
-    refined policy is deployed."""
+    """inner: the flow policy, a file of config/policies; width: of the actor's layers; bound: of the noise; spread: its standard deviation at
+    the start; repeat: one row of noise for the whole chunk, so that the actor has to choose `columns` numbers only; keep: see the class;
+    deployment: how the refined policy is deployed."""
 
     plugin: str = "steered"
     inner: str = "flow_vla"
     width: int = field(default=256, metadata={"ge": 8})
-    bound: float = field(default=2.0, metadata={"gt": 0})
+    bound: float = field(default=1.0, metadata={"gt": 0})
+    spread: float = field(default=0.15, metadata={"gt": 0})
     repeat: bool = True
+    keep: bool = True
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
 class SteeredPolicy(AroundFlow):
-    """Greedy acts from the middle of the actor's distribution, otherwise every chunk draws from it. Latent: the noise chosen."""
+    """Greedy acts from the middle of the actor's distribution, otherwise every chunk draws from it. Latent: the noise chosen.
+
+    Exploring with `keep`, what is drawn (not the noise, which the actor makes of it and of what is seen) is the same for all chunks of an
+    episode: its outcome judges it, while draws that are new with every chunk average out (FlowVLAPolicy says more).
+    """
 
     def __init__(self, config: SteeredConfig, inner: FlowVLAPolicy, device: str = "cpu"):
         self.config = config
@@ -53,9 +59,9 @@ class SteeredPolicy(AroundFlow):
         self._rows = inner.spec.horizon if config.repeat else 1
         size = columns if config.repeat else columns * inner.spec.horizon
         torch.manual_seed(0)  # the learner's copy begins as the robot's
-        self.actor = NoiseActor(inner.network.seen, size, config.width, config.bound).to(device).eval()
+        self.actor = NoiseActor(inner.network.seen, size, config.width, config.bound, config.spread).to(device).eval()
         super().__init__(inner, {"actor": self.actor})
-        self._greedy, self._generator = True, torch.Generator()
+        self._greedy, self._keeps, self._seed, self._generator = True, False, 0, torch.Generator()
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> SteeredPolicy:
@@ -65,12 +71,15 @@ class SteeredPolicy(AroundFlow):
 
     def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
         self.inner.reset(instruction, seed, "sampled")
-        self._greedy, self._generator = mode == "greedy", torch.Generator().manual_seed(seed)
+        self._greedy, self._keeps, self._seed = mode == "greedy", self.config.keep and mode == "exploring", seed
+        self._generator.manual_seed(seed)
 
     @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
         """latent: the noise chosen, (actor.size,) float32."""
         inputs = self.inner.see(observation)
+        if self._keeps:
+            self._generator.manual_seed(self._seed)
         noise = self.actor.greedy(inputs) if self._greedy else self.actor.sample(inputs, self._generator)[0]
         actions = self.inner.execute(observation, self.inner.chunks(inputs, noise.repeat(1, self._rows)))
         return Chunk(actions, latent=noise[0].cpu().numpy().astype(np.float32))

@@ -40,6 +40,7 @@ class StochasticConfig:
     inner: str = "flow_vla"
     noise: float = field(default=0.3, metadata={"gt": 0})
     start: Literal[0, 1] = 0
+    keep: bool = True
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
@@ -54,7 +55,7 @@ class StochasticPolicy:
             config_hash=config_hash([inner.spec.config_hash, {**asdict(config), "deployment": ""}]),
         )
         self._steps, self._size = inner.config.flow_steps, inner.spec.horizon * (len(inner.spec.joints) + 1)
-        self._exploring, self._generator = False, torch.Generator()
+        self._exploring, self._seed, self._generator = False, 0, torch.Generator()
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> StochasticPolicy:
@@ -63,7 +64,8 @@ class StochasticPolicy:
         return cls(parsed, load_inner(parsed.inner, profile, device, _SOURCE), device)
 
     def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
-        self._exploring, self._generator = mode == "exploring", torch.Generator().manual_seed(seed)
+        self._exploring, self._seed = mode == "exploring", seed
+        self._generator.manual_seed(seed)
         self.inner.reset(instruction, seed, "sampled" if self._exploring else mode)
 
     @torch.no_grad()
@@ -72,6 +74,8 @@ class StochasticPolicy:
         if not self._exploring:
             return replace(self.inner.act(observation), latent=None)
         inputs = self.inner.see(observation)
+        if self.config.keep:
+            self._generator.manual_seed(self._seed)
         chain = self._draw(inputs)
         actions = self.inner.execute(observation, self._last(inputs, chain[:, -1]))
         log_probability = float(self.chain_log_probabilities(inputs, chain)[0])

@@ -44,17 +44,17 @@ class Critics(nn.Module):
 
 class NoiseActor(nn.Module):
     """Chooses the initial noise of a flow: inputs (B, .) -> mean and log standard deviation (B, size), before they are squashed to
-    [-bound, bound] by tanh. Begins as about the noise that the flow was trained with, whatever is seen."""
+    [-bound, bound] by tanh. Begins around zero with a deviation of about `spread`, whatever is seen."""
 
-    def __init__(self, inputs: int, size: int, width: int, bound: float) -> None:
+    def __init__(self, inputs: int, size: int, width: int, bound: float, spread: float) -> None:
         super().__init__()
-        self.bound, self.size = bound, size
+        self.bound, self.size, self.spread = bound, size, spread
         self.layers = perceptron((inputs, width, width, 2 * size), last_gain=0.0)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         mean, spread = self.layers(inputs).chunk(2, dim=-1)
-        # At the start bound * tanh(x) has a deviation of about 1; later anything from nearly none to the whole range.
-        return mean, (spread + 0.1 - math.log(self.bound)).clamp(-5.0, 1.0)
+        # At the start bound * tanh(x) has a deviation of about `spread`; later anything from nearly none to the whole range.
+        return mean, (spread + math.log(self.spread / self.bound)).clamp(-5.0, 1.0)
 
     def sample(self, inputs: torch.Tensor, generator: torch.Generator | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, size) noise and its log-probability (B,), differentiable in the actor's weights."""
