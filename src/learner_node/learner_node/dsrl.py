@@ -112,11 +112,11 @@ class DSRL(ReplayLearner[DSRLConfig]):
         with torch.no_grad():
             noise, density = self.actor.sample(batch.following, self._generator)
             pair = self._rng.permutation(config.critics)[:2]
-            value = self._slow(batch.following, noise / spread)[pair].min(0).values - alpha * density
-        loss = (critics(batch.inputs, batch.actions / spread) - self.wanted(batch, value)).square().mean()
+            value = self._slow(self.blurred(batch.following), noise / spread)[pair].min(0).values - alpha * density
+        loss = (critics(self.blurred(batch.inputs), batch.actions / spread) - self.wanted(batch, value)).square().mean()
         self._descend(descent, 0, loss)
         noise, density = self.actor.sample(batch.inputs, self._generator)
-        value = critics(batch.inputs, noise / spread).mean(0)
+        value = critics(self.blurred(batch.inputs), noise / spread).mean(0)
         entropy = -density.detach().mean() / self.actor.size - 0.5 * math.log(2 * math.pi * math.e * spread**2)
         if actor:
             moved = (self.actor.greedy(batch.inputs) - self._old.greedy(batch.inputs)) / spread

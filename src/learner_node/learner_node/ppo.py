@@ -37,21 +37,22 @@ _SOURCE = "config/learners/ppo.yaml"
 @dataclass(frozen=True)
 class PPOConfig:
     """policy: configuration that it is made for; tensors: "biases" are all vectors (biases and the scales of norms); epochs, batch,
-    learning_rate of an update; clip, sharpness, divergence: see the module; trace: lambda; value_steps, value_rate: of the value function's
+    learning_rate of an update; clip, sharpness, divergence: see the module; trace: lambda; value_steps, value_rate, input_noise (standard deviation): of the value function's
     training in each update; shaping: of the rewards; gate."""
 
     plugin: str = "ppo"
     policy: str = "stochastic"
     tensors: Literal["biases", "all"] = "biases"
-    epochs: int = field(default=10, metadata={"ge": 1})
+    epochs: int = field(default=20, metadata={"ge": 1})
     batch: int = field(default=256, metadata={"ge": 2})
     learning_rate: float = field(default=1e-3, metadata={"gt": 0})
-    clip: float = field(default=0.1, metadata={"gt": 0})
+    clip: float = field(default=0.2, metadata={"gt": 0})
     sharpness: float = field(default=8.0, metadata={"gt": 0})
-    divergence: float = field(default=0.05, metadata={"gt": 0})
-    trace: float = field(default=0.95, metadata={"ge": 0, "le": 1})
+    divergence: float = field(default=0.3, metadata={"gt": 0})
+    trace: float = field(default=0.98, metadata={"ge": 0, "le": 1})
     value_steps: int = field(default=200, metadata={"ge": 1})
     value_rate: float = field(default=1e-3, metadata={"gt": 0})
+    input_noise: float = field(default=0.5, metadata={"ge": 0})
     shaping: Shaping = field(default_factory=Shaping)
     gate: GateConfig = field(default_factory=GateConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
@@ -182,7 +183,9 @@ class PPO(RoundsLearner[_Data]):
         losses = []
         for _ in range(self.config.value_steps):
             index = torch.from_numpy(self._rng.integers(0, len(inputs), min(self.config.batch, len(inputs))))
-            loss = (self._value(inputs[index])[:, 0] - wanted[index]).square().mean()
+            seen = inputs[index]
+            seen = seen + self.config.input_noise * torch.from_numpy(self._rng.standard_normal(seen.shape)).float()
+            loss = (self._value(seen)[:, 0] - wanted[index]).square().mean()
             losses.append(descent.step(self._value_optimiser, loss, list(self._value.parameters())))
         return float(np.nanmean(losses[-max(len(losses) // 10, 1) :]))
 

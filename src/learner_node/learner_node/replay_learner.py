@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -78,9 +78,13 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
     def recall(self, rollout: Rollout, iteration: int) -> None:
         actions = self.actions(rollout)
         inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
-        self._replay.append(transitions(rollout, inputs, actions, self.config.shaping))
+        self._replay.append(transitions(rollout, self.beside(rollout, inputs), actions, self.config.shaping))
         self._memory.append((iteration, rollout.episode_id))
         self.inputs = inputs.shape[1]
+
+    def beside(self, rollout: Rollout, inputs: torch.Tensor) -> torch.Tensor:
+        """(T, .) what is kept of each decision for `step`: the inputs first, and what else does not change."""
+        return inputs
 
     def memory(self) -> list[tuple[int, str]]:
         return self._memory
@@ -91,23 +95,18 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
     def learn(self, material: int) -> tuple[dict[str, float], str]:
         """Means of the last tenth of the steps, and how many were skipped."""
         data, descent = Transitions.joined(self._replay), Descent(norm=NORM)
-        self.begin(data.inputs.shape[1])
+        self.begin(self.inputs)
         seen: list[dict[str, float]] = []
         for step in range(material):
-            batch = self.blurred(data.draw(self.config.batch, self._rng))
-            found = self.step(batch, descent, step >= self.config.lead * material)
+            found = self.step(data.draw(self.config.batch, self._rng), descent, step >= self.config.lead * material)
             seen.append({name: float(one.detach()) for name, one in found.items()})
         descent.finish()
         return {**means(seen), "skipped_steps": float(descent.skipped)}, ""
 
-    def blurred(self, batch: Transitions) -> Transitions:
-        """With noise on what was seen: some dozens of scenes are few, and a critic that knows each by its picture has no need to look at what
-        was done there (held-out episodes' returns are ranked better with it, docs/learners.md)."""
-
-        def blur(seen: torch.Tensor) -> torch.Tensor:
-            return seen + self.config.input_noise * torch.randn(seen.shape, generator=self._generator)
-
-        return replace(batch, inputs=blur(batch.inputs), following=blur(batch.following))
+    def blurred(self, inputs: torch.Tensor) -> torch.Tensor:
+        """What critics see: some dozens of scenes are few, and a critic that knows each by its picture has no need to look at what was done
+        there (held-out episodes' returns are ranked better so, docs/learners.md)."""
+        return inputs + self.config.input_noise * torch.randn(inputs.shape, generator=self._generator)
 
     def wanted(self, batch: Transitions, value: torch.Tensor) -> torch.Tensor:
         """(B,) blend G + (1 - blend) (r + gamma (1 - done) value)."""

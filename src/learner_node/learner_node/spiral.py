@@ -5,9 +5,9 @@ nothing of ROS.
 
 With s what is seen, a the rows of a chunk that are carried out, G the discounted sum of the shaped rewards that follow (shaping.py):
     y = blend G + (1 - blend) (r + gamma (1 - done) max over `choices` draws z of min_i Q'_i(s', a'(z)))
-    critics: (Q_i(s, a) - y)^2
+    critics: (Q_i(s, a) - y)^2,     which see a as (a - pi(s, 0)) / scale: what it adds to the greedy chunk, for that is all that differs
     actor:   -mean over z of min_i Q_i(s, a(z)) + penalty || residual(s, pi(s, z)) ||^2,     a(z) = pi(s, z) + scale residual(s, pi(s, z))
-Q' follow the critics slowly (polyak). The blend's half of Monte-Carlo return anchors critics that few episodes cannot bootstrap.
+Q' follow the critics slowly (polyak). The draws are made once for each decision. The blend's half of Monte-Carlo return anchors critics that few episodes cannot bootstrap.
 `penalty` weighs the mean square of the residual's numbers against returns of about 1 (30 in the paper, for its chunks and rewards).
 """
 
@@ -66,25 +66,35 @@ class SPIRAL(ReplayLearner[SPIRALConfig]):
     def actions(self, rollout: Rollout) -> torch.Tensor:
         return self.policy.carried_out(rollout.actions, rollout.proprioception)
 
+    def beside(self, rollout: Rollout, inputs: torch.Tensor) -> torch.Tensor:
+        """The frozen policy's chunks too, `choices` of each decision, the first from zero noise: to draw them anew at each step costs more
+        than all else together."""
+        count, generator = self.config.choices, torch.Generator().manual_seed(rollout.seed)
+        noise = torch.randn(count, len(inputs), self.policy.noise, generator=generator)
+        noise[0] = 0.0
+        chunks = [self.policy.propose(inputs, one.to(inputs.device)) for one in noise]
+        return torch.cat([inputs, *chunks], dim=-1)
+
     def step(self, batch: Transitions, descent: Descent, actor: bool) -> dict[str, torch.Tensor]:
         config, policy, (critics, residual) = self.config, self.policy, self._trained
         with torch.no_grad():
-            following, chunks = self._draw(batch.following)
-            value = self._slow(following, policy.correct(following, chunks)).min(0).values
-            value = value.view(config.choices, -1).max(0).values
-        loss = (policy.critics(batch.inputs, batch.actions) - self.wanted(batch, value)).square().mean()
+            following, chunks, greedy = self._drawn(batch.following)
+            added = (policy.correct(following, chunks) - greedy) / policy.scale
+            value = self._slow(self.blurred(following), added).min(0).values.view(config.choices, -1).max(0).values
+        inputs, chunks, greedy = self._drawn(batch.inputs)
+        added = (batch.actions - greedy[: len(batch)]) / policy.scale
+        loss = (policy.critics(self.blurred(inputs[: len(batch)]), added) - self.wanted(batch, value)).square().mean()
         descent.step(self._critic_optimiser, loss, critics)
-        inputs, chunks = self._draw(batch.inputs)
         correction = policy.residual(torch.cat([inputs, chunks], dim=-1))
-        value = policy.critics(inputs, chunks + policy.scale * correction).min(0).values.mean()
+        added = (chunks - greedy) / policy.scale + correction
+        value = policy.critics(self.blurred(inputs), added).min(0).values.mean()
         size = correction.square().mean()
         if actor:
             descent.step(self._actor_optimiser, config.penalty * size - value, residual)
         self.follow(self._slow, policy.critics)
         return {"loss": loss, "value": value, "residual": size.sqrt()}
 
-    def _draw(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(choices * B, .) inputs again and as many chunks of the frozen policy."""
-        again = inputs.repeat(self.config.choices, 1)
-        noise = torch.randn(len(again), self.policy.noise, generator=self._generator)
-        return again, self.policy.propose(again, noise)
+    def _drawn(self, seen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(choices * B, .) inputs, chunks of the frozen policy, and for each its chunk from zero noise."""
+        inputs, chunks = seen[:, : self.inputs], seen[:, self.inputs :].chunk(self.config.choices, dim=-1)
+        return inputs.repeat(self.config.choices, 1), torch.cat(chunks), chunks[0].repeat(self.config.choices, 1)

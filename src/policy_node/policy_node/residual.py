@@ -28,14 +28,17 @@ _SOURCE = "config/policies/residual.yaml"
 @dataclass(frozen=True)
 class ResidualConfig:
     """inner: the flow policy, a file of config/policies; width: of all layers; critics: how many; scale: of the correction, in standard
-    deviations of a chunk; choices: chunks to choose among when deployed; deployment: how the refined policy is deployed, greedy: best of
-    `choices`."""
+    deviations of a chunk; spread: standard deviation of the noise; repeat: one row of noise for the whole chunk; keep: exploring, the noise
+    is drawn once for the episode (see FlowVLAPolicy for why); choices: chunks to choose among when deployed; deployment: how the refined
+    policy is deployed, greedy: best of `choices`."""
 
     plugin: str = "residual"
     inner: str = "flow_vla"
-    width: int = field(default=256, metadata={"ge": 8})
+    width: int = field(default=64, metadata={"ge": 8})
     critics: int = field(default=5, metadata={"ge": 1})
     scale: float = field(default=0.1, metadata={"gt": 0})
+    spread: float = field(default=0.15, metadata={"gt": 0})
+    repeat: bool = True
     choices: int = field(default=4, metadata={"ge": 1})
     keep: bool = True
     deployment: Literal["sampled", "greedy"] = "greedy"
@@ -55,7 +58,8 @@ class ResidualPolicy(AroundFlow):
             config_hash=config_hash([inner.spec.config_hash, {**asdict(config), "deployment": "", "choices": 0}]),
         )
         self.columns = len(inner.spec.joints) + 1
-        self.size, self.noise = inner.spec.execute * self.columns, inner.spec.horizon * self.columns
+        self._rows = inner.spec.horizon if config.repeat else 1
+        self.size, self.noise = inner.spec.execute * self.columns, inner.spec.horizon * self.columns // self._rows
         inputs = inner.network.seen
         torch.manual_seed(0)  # the learner's copy begins as the robot's
         self.residual = perceptron((inputs + self.size, config.width, config.width, self.size), last_gain=0.0).to(device).eval()
@@ -76,7 +80,7 @@ class ResidualPolicy(AroundFlow):
 
     @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
-        """latent: the noise of the chunk that was taken, (horizon * columns,) float32."""
+        """latent: the noise of the chunk that was taken, (noise,) float32."""
         inputs = self.inner.see(observation)
         count = self.config.choices if self._greedy else 1
         if self._keeps:
@@ -85,15 +89,19 @@ class ResidualPolicy(AroundFlow):
         if self._greedy:
             noise[0] = 0.0
         start, seen = torch.from_numpy(noise).to(self.device), inputs.expand(count, -1)
-        whole = self.inner.chunks(seen, start)
+        whole = self._whole(seen, start)
         corrected = self.correct(seen, whole[:, : self.size])
-        best = int(self.critics(seen, corrected).min(0).values.argmax()) if count > 1 else 0
+        added = (corrected - whole[:1, : self.size]) / self.scale
+        best = int(self.critics(seen, added).min(0).values.argmax()) if count > 1 else 0
         chunk = torch.cat([corrected[best], whole[best, self.size :]])[None]
         return Chunk(self.inner.execute(observation, chunk), latent=noise[best])
 
     def propose(self, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """(B, execute * columns), normalised: the rows of the frozen policy's chunks that are carried out."""
-        return self.inner.chunks(inputs, noise)[:, : self.size]
+        return self._whole(inputs, noise)[:, : self.size]
+
+    def _whole(self, inputs: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return self.inner.chunks(inputs, self.config.spread * noise.repeat(1, self._rows))
 
     def correct(self, inputs: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
         return chunks + self.scale * self.residual(torch.cat([inputs, chunks], dim=-1))

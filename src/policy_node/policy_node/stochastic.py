@@ -10,6 +10,9 @@ noise * sqrt(dt), so that the chain x_0, ..., x_last has an exact log-probabilit
                (Flow-SDE), so exploring acts like the sampled policy;
     start = 0: x_0 = 0 and the drift is v: exploring strays around the greedy chunk, which is what is deployed.
 
+repeat: a step's noise is one row for the whole chunk, and the probability is that of the mean over rows, which has all of it.
+keep: what is drawn is the same for all chunks of an episode, so that its outcome judges it, while each chunk's probability is still counted
+for itself (as in gSDE, Raffin et al., arXiv 2005.05719).
 The last step is without noise: it brings the chunk back to where the network has seen chunks, and the arm does not shake.
 """
 
@@ -33,13 +36,14 @@ _SOURCE = "config/policies/stochastic.yaml"
 
 @dataclass(frozen=True)
 class StochasticConfig:
-    """inner: the flow policy, a file of config/policies; noise: of a whole flow's steps together, in standard deviations of a chunk; start:
-    see the module; deployment: how the refined policy is deployed."""
+    """inner: the flow policy, a file of config/policies; noise: of a whole flow's steps together, in standard deviations of a chunk; start,
+    repeat, keep: see the module; deployment: how the refined policy is deployed."""
 
     plugin: str = "stochastic"
     inner: str = "flow_vla"
-    noise: float = field(default=0.3, metadata={"gt": 0})
+    noise: float = field(default=0.2, metadata={"gt": 0})
     start: Literal[0, 1] = 0
+    repeat: bool = True
     keep: bool = True
     deployment: Literal["sampled", "greedy"] = "greedy"
 
@@ -54,6 +58,7 @@ class StochasticPolicy:
             policy_id="stochastic",
             config_hash=config_hash([inner.spec.config_hash, {**asdict(config), "deployment": ""}]),
         )
+        self._rows = inner.spec.horizon if config.repeat else 1
         self._steps, self._size = inner.config.flow_steps, inner.spec.horizon * (len(inner.spec.joints) + 1)
         self._exploring, self._seed, self._generator = False, 0, torch.Generator()
 
@@ -87,7 +92,8 @@ class StochasticPolicy:
         chain = [first.to(self.device)]
         for step in range(self._steps - 1):
             mean, deviation = self._step(inputs, chain[-1], step)
-            chain.append(mean + deviation * torch.randn(1, self._size, generator=self._generator).to(self.device))
+            drawn = torch.randn(1, self._size // self._rows, generator=self._generator).repeat(1, self._rows)
+            chain.append(mean + deviation * drawn.to(self.device))
         return torch.stack(chain, dim=1)
 
     def _step(self, inputs: torch.Tensor, point: torch.Tensor, step: int) -> tuple[torch.Tensor, float]:
@@ -115,7 +121,7 @@ class StochasticPolicy:
         found = []
         for step in range(self._steps - 1):
             mean, deviation = self._step(inputs, chains[:, step], step)
-            away = (chains[:, step + 1] - mean) / deviation
+            away = ((chains[:, step + 1] - mean) / deviation).unflatten(1, (self._rows, -1)).mean(1)
             found.append(-0.5 * away.square() - math.log(deviation) - 0.5 * math.log(2 * math.pi))
         return torch.stack(found).mean(dim=(0, 2))
 
