@@ -10,10 +10,11 @@ With o what is seen, w the noise that the actor chose, r the shaped reward (shap
     alpha:   such that the entropy of each number of w is `entropy`
 Q' follow the critics slowly (polyak). Gradient steps are bounded by the decisions that came: `updates` for each.
 
-Three things are not the paper's, which has thousands of decisions where there are hundreds here. G, the return that followed (blend 0 leaves
+Four things are not the paper's, which has thousands of decisions where there are hundreds here. G, the return that followed (blend 0 leaves
 it out), says what came of a noise that was kept for a whole episode, which is how this policy explores (policy_node/steered.py). m is the
 middle of the actor's distribution, m_old that of the actor which this update found, `spread` the deviation it began with: critics know
-nothing of noise far from what was tried. And the temperature has a faster optimiser, or the actor spreads before it falls.
+nothing of noise far from what was tried. What critics see is blurred (replay_learner.py). And the temperature has a faster optimiser, or
+the actor spreads before it falls.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ _SOURCE = "config/learners/dsrl.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class DSRLConfig(ReplayConfig):
-    """critics: how many, width: of their layers; temperature: alpha at the start; temperature_rate: learning rate of its logarithm; entropy:
-    wanted of each number of the noise, in nat, above that of a normal distribution of the spread it began with; leash: see the module."""
+    """critics: how many, width: of their layers; temperature: alpha at the start; temperature_rate: learning rate of its logarithm;
+    entropy: wanted of each number of the noise, in nat, above that of a normal distribution of the spread it began with; leash: see the
+    module."""
 
     plugin: str = "dsrl"
     policy: str = "steered"
@@ -48,7 +50,7 @@ class DSRLConfig(ReplayConfig):
     width: int = field(default=64, metadata={"ge": 8})
     temperature: float = field(default=0.01, metadata={"gt": 0})
     temperature_rate: float = field(default=1e-2, metadata={"gt": 0})
-    entropy: float = 0.0
+    entropy: float = -0.5
     leash: float = field(default=0.1, metadata={"ge": 0})
 
 

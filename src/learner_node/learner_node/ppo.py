@@ -37,8 +37,8 @@ _SOURCE = "config/learners/ppo.yaml"
 @dataclass(frozen=True)
 class PPOConfig:
     """policy: configuration that it is made for; tensors: "biases" are all vectors (biases and the scales of norms); epochs, batch,
-    learning_rate of an update; clip, sharpness, divergence: see the module; trace: lambda; value_steps, value_rate, input_noise (standard deviation): of the value function's
-    training in each update; shaping: of the rewards; gate."""
+    learning_rate of an update; clip, sharpness, divergence: see the module; trace: lambda; value_steps, value_rate, input_noise (standard
+    deviation, of what it sees): of the value function's training in each update; shaping: of the rewards; gate."""
 
     plugin: str = "ppo"
     policy: str = "stochastic"

@@ -7,7 +7,9 @@ With s what is seen, a the rows of a chunk that are carried out, G the discounte
     y = blend G + (1 - blend) (r + gamma (1 - done) max over `choices` draws z of min_i Q'_i(s', a'(z)))
     critics: (Q_i(s, a) - y)^2,     which see a as (a - pi(s, 0)) / scale: what it adds to the greedy chunk, for that is all that differs
     actor:   -mean over z of min_i Q_i(s, a(z)) + penalty || residual(s, pi(s, z)) ||^2,     a(z) = pi(s, z) + scale residual(s, pi(s, z))
-Q' follow the critics slowly (polyak). The draws are made once for each decision. The blend's half of Monte-Carlo return anchors critics that few episodes cannot bootstrap.
+Q' follow the critics slowly (polyak). The draws are made once for each decision. The blend's Monte-Carlo return (half in the paper) anchors
+critics that few episodes cannot bootstrap, and says what came of a noise that was kept for a whole episode, which is how this policy
+explores (policy_node/residual.py; not the paper's). What critics see is blurred (replay_learner.py; not the paper's either).
 `penalty` weighs the mean square of the residual's numbers against returns of about 1 (30 in the paper, for its chunks and rewards).
 """
 

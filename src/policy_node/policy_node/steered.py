@@ -27,8 +27,8 @@ _SOURCE = "config/policies/steered.yaml"
 
 @dataclass(frozen=True)
 class SteeredConfig:
-    """inner: the flow policy, a file of config/policies; width: of the actor's layers; bound: of the noise; spread: its standard deviation at
-    the start; repeat: one row of noise for the whole chunk, so that the actor has to choose `columns` numbers only; keep: see the class;
+    """inner: the flow policy, a file of config/policies; width: of the actor's layers; bound: of the noise; spread: its standard deviation
+    at the start; repeat: one row of noise for the whole chunk, so that the actor has to choose `columns` numbers only; keep: see the class;
     deployment: how the refined policy is deployed."""
 
     plugin: str = "steered"

@@ -15,6 +15,7 @@ from policy_node.stochastic import StochasticConfig, StochasticPolicy
 from whetstone import contracts
 from whetstone.config import load_yaml, root
 from whetstone.errors import ConfigError
+from whetstone.networks import NoiseActor
 from whetstone.plugins import load_plugin
 from whetstone.profile import load_profile
 
@@ -89,7 +90,7 @@ def test_only_its_own_networks_are_trained_and_sent(name: str) -> None:
 def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     policy = steered()
     chunk = act(policy, 5, "exploring")
-    assert chunk.latent is not None and chunk.latent.shape == (8,) and np.abs(chunk.latent).max() <= 2.0
+    assert chunk.latent is not None and chunk.latent.shape == (8,) and np.abs(chunk.latent).max() <= 1.0
     plain = small()
     plain.reset(INSTRUCTION, 0, "sampled")
     inputs = plain.see(observation())
@@ -107,12 +108,13 @@ def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(make: Any) 
     np.testing.assert_allclose(act(policy, 1, "greedy").actions, plain.act(observation()).actions, atol=1e-6)
 
 
-def test_noise_begins_as_that_of_the_flow_s_training_and_its_density_is_right() -> None:
-    policy = steered()
-    actor, inputs = policy.actor, torch.zeros(4000, policy.inner.network.seen)
+@pytest.mark.parametrize("spread", [0.15, 0.5])
+def test_noise_begins_with_its_spread_and_its_density_is_right(spread: float) -> None:
+    actor = NoiseActor(3, 8, 16, 1.0, spread)
+    inputs = torch.zeros(4000, 3)
     with torch.no_grad():
         noise, density = actor.sample(inputs, torch.Generator().manual_seed(0))
-        assert 0.8 < float(noise.std()) < 1.1 and float(noise.abs().max()) <= actor.bound
+        assert 0.8 * spread < float(noise.std()) < 1.1 * spread and float(noise.abs().max()) <= actor.bound
         mean, spread = actor(inputs[:1])
         plain = torch.distributions.Normal(mean, spread.exp())
         squashed = torch.distributions.TransformedDistribution(
@@ -157,7 +159,7 @@ def test_the_best_of_several_is_the_critics_choice() -> None:
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_chain_has_the_probability_that_it_was_drawn_with(start: Any) -> None:
-    policy = stochastic(start=start)
+    policy = stochastic(start=start, repeat=False)
     chunk = act(policy, 5, "exploring")
     assert chunk.latent is not None
     chain = policy.chains(chunk.latent[None])
@@ -191,7 +193,7 @@ def test_a_stochastic_policy_strays_around_the_greedy_chunk_and_is_deployed_with
 
 def test_with_unit_start_the_chunks_are_spread_as_the_sampled_policy_s() -> None:
     """Flow-SDE keeps the flow's own distribution: here that of a flow to a normal one of mean .5 and deviation .4, known in closed form."""
-    policy = stochastic(start=1, noise=0.6)
+    policy = stochastic(start=1, noise=0.6, repeat=False)
     policy._steps = 200
 
     def velocity(inputs: torch.Tensor, point: torch.Tensor, time: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -206,6 +208,49 @@ def test_with_unit_start_the_chunks_are_spread_as_the_sampled_policy_s() -> None
     chain = policy._draw(torch.zeros(1, 1))
     last = policy._last(torch.zeros(1, 1), chain[:, -1])
     assert float(last.mean()) == pytest.approx(0.5, abs=0.03) and float(last.std()) == pytest.approx(0.4, abs=0.03)
+
+
+def test_one_row_of_noise_has_the_probability_of_its_numbers() -> None:
+    policy = stochastic(noise=0.1)
+    chunk = act(policy, 5, "exploring")
+    assert chunk.latent is not None
+    chain = policy.chains(chunk.latent[None])
+    policy.reset(INSTRUCTION, 5, "exploring")
+    inputs = policy.inner.see(observation())
+    deviation = 0.1 / policy.inner.config.flow_steps**0.5
+    with torch.no_grad():
+        mean, _ = policy._step(inputs, chain[:, 0], 0)
+    drawn = ((chain[:, 1] - mean) / deviation).view(policy.spec.horizon, -1)
+    torch.testing.assert_close(drawn, drawn[:1].expand_as(drawn), atol=1e-3, rtol=1e-3)
+    generator = torch.Generator().manual_seed(5)
+    torch.randn(1, drawn.numel(), generator=generator)  # x_0, which start: 0 does not use
+    steps = [torch.randn(1, 8, generator=generator) for _ in range(policy.inner.config.flow_steps - 1)]
+    torch.testing.assert_close(drawn[:1], steps[0], atol=1e-3, rtol=1e-3)
+    expected = torch.distributions.Normal(0.0, deviation).log_prob(deviation * torch.stack(steps)).mean()
+    assert chunk.log_probability == pytest.approx(float(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_what_was_drawn_is_kept_for_an_exploring_episode(name: str) -> None:
+    """Every chunk of it strays the same way; a new episode's another, a policy that does not keep it every chunk's."""
+
+    def draws(policy: Any, seed: int) -> list[np.ndarray]:
+        policy.reset(INSTRUCTION, seed, "exploring")
+        return [policy.act(observation()).latent for _ in range(2)]
+
+    def policy(keep: bool) -> Any:
+        kinds = {"steered": (SteeredConfig, SteeredPolicy), "residual": (ResidualConfig, ResidualPolicy)}
+        if name == "stochastic":
+            return stochastic(keep=keep)
+        config, kind = kinds[name]
+        return kind(config(width=16, keep=keep), small())
+
+    first, second = draws(policy(True), 1)
+    if name != "stochastic":  # whose chain also tells of what was seen: the last command is not the first's
+        np.testing.assert_allclose(first, second, atol=1e-6)
+    assert np.abs(draws(policy(True), 2)[0] - first).max() > 0.01
+    first, second = draws(policy(False), 1)
+    assert np.abs(first - second).max() > 0.01
 
 
 def test_an_inner_policy_that_cannot_be_begun_from_noise_is_named() -> None:

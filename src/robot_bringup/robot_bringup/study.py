@@ -1,8 +1,9 @@
 """Which learner to choose: every learner on every task, robot and seed, from the same base policy and the same budget of episodes.
 
 Role: `python -m robot_bringup.study` (`make study`): rehearsals (rehearse.py: the nodes' plug-ins in one process, without ROS) with an
-evaluation on held-out scenes after every iteration; rows and a plot in results/study.json and .png. A case that the file has, made with the
-same configuration, is not run again, so a study may be cut off and go on. Training knows the reward alone, evaluation the truth alone.
+evaluation on held-out scenes after every few iterations; rows and a plot in results/study.json and .png. A case that the file has, made
+with the same configuration, is not run again, so a study may be cut off and go on. Training knows the reward alone, evaluation the truth
+alone.
 Does not depend on rclpy.
 """
 
@@ -37,6 +38,7 @@ ARGUMENTS = {
     "iterations": "5",
     "episodes": "48",
     "evaluation_episodes": "50",
+    "every": "2",
     "jobs": "1",
     "results": "results/study.json",
 }
@@ -47,7 +49,8 @@ HELP = """make study ARGS='name:=value ...': which learner to choose
   controls:=true          each learner from shuffled rewards too: what is gained without a reward that means something
   reward:=sarm2
   policy:=flow_vla        of learners whose own file names none
-  iterations:=5  episodes:=48  evaluation_episodes:=50     the last ones held out, after every iteration
+  iterations:=5  episodes:=48  evaluation_episodes:=50     the last ones held out
+  every:=2                iterations from one evaluation to the next; the last one is always followed by one
   jobs:=1                 cases at a time, one thread each
   results:=results/study.json     figures; the plot lies beside it
 """
@@ -71,6 +74,7 @@ class Case:
     iterations: int
     episodes: int
     evaluated: int
+    every: int
 
     @property
     def place(self) -> str:
@@ -90,7 +94,7 @@ class Case:
         names = {"robots": self.robot, "tasks": self.task, "rewards": self.reward, "policies": self.policy}
         names |= {"learners": self.learner} if self.learner else {}
         files = {kind: config.load_yaml(config.find(kind, name)) for kind, name in names.items()}
-        settings = [self.seed, self.control, self.episodes, self.evaluated, self.iterations if self.learner else 0]
+        settings = [self.seed, self.control, self.episodes, self.evaluated, *((self.iterations, self.every) if self.learner else (0,))]
         return config.config_hash({"settings": settings, "files": files, "assets": assets_table(self.robot)})
 
 
@@ -114,6 +118,8 @@ def measure(case: Case) -> list[dict[str, Any]]:
         for iteration in range(case.iterations):
             last = iteration + 1 == case.iterations
             rehearsal.iterate(iteration, case.episodes, last)
+            if not last and (iteration + 1) % case.every:
+                continue
             rate = rehearsal.evaluate("greedy", case.evaluated, first)
             rows.append(_rate(case, f"success_after_{(iteration + 1) * case.episodes}", rate))
             if last:
@@ -144,9 +150,9 @@ def _rate(case: Case, metric: str, rate: float) -> dict[str, Any]:
 
 def cases(values: dict[str, str]) -> list[Case]:
     """All of the study, the base policies first. Raises ConfigError naming what does not exist."""
-    counts = {name: integer(values, name) for name in ("iterations", "episodes", "evaluation_episodes", "jobs")}
+    counts = {name: integer(values, name) for name in ("iterations", "episodes", "evaluation_episodes", "every", "jobs")}
     if min(counts.values()) < 1:
-        raise ConfigError("iterations:=, episodes:=, evaluation_episodes:= and jobs:= must be at least 1")
+        raise ConfigError("iterations:=, episodes:=, evaluation_episodes:=, every:= and jobs:= must be at least 1")
     if values["controls"] not in ("true", "false"):
         raise ConfigError(f"controls:={values['controls']} must be true or false")
     robots, tasks, learners = (_words(values, name) for name in ("robots", "tasks", "learners"))
@@ -187,6 +193,7 @@ def cases(values: dict[str, str]) -> list[Case]:
                             counts["iterations"],
                             counts["episodes"],
                             counts["evaluation_episodes"],
+                            counts["every"],
                         )
                     )
     return found

@@ -81,5 +81,5 @@ def test_a_study_is_run_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_case_is_named_for_the_results_file() -> None:
-    case = Case("so100", "push", 1, "awr", True, "sarm2", "flow_vla", 5, 48, 50)
+    case = Case("so100", "push", 1, "awr", True, "sarm2", "flow_vla", 5, 48, 50, 1)
     assert case.name == "so100/push/seed1 awr, shuffled rewards"
