@@ -28,7 +28,8 @@ NORM = 10.0
 class ReplayConfig:
     """policy: configuration that it is made for; updates: gradient steps per decision; lead: share of an update's steps in which the
     critics learn alone; batch, learning_rate; blend: share of the Monte-Carlo return in what the critics learn; input_noise: standard
-    deviation, of what the critics see; polyak: share of the critics that their slow copies take over at each step; shaping: of the rewards; gate."""
+    deviation, of what the critics see; polyak: share of the critics that their slow copies take over at each step; shaping: of the rewards;
+    gate."""
 
     plugin: str = ""
     policy: str = ""

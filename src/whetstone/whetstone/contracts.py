@@ -131,8 +131,8 @@ class SteeredPolicy(Policy, Protocol):
 class ResidualPolicy(Policy, Protocol):
     """A frozen flow policy with a trainable correction on top, and critics that choose among several chunks: what SPIRAL asks for.
 
-    residual: torch module, (inputs, chunks) -> correction; critics: whetstone.networks.Critics of inputs and of what a chunk adds to the one
-    from zero noise, in units of scale. Chunks here are (B, execute * columns): the rows that are carried out, normalised. scale: of the
+    residual: torch module, (inputs, chunks) -> correction; critics: whetstone.networks.Critics of inputs and of what a chunk adds to the
+    one from zero noise, in units of scale. Chunks here are (B, execute * columns): the rows that are carried out, normalised. scale: of the
     correction; noise: numbers that a chunk of the frozen policy is drawn from.
     """
 
