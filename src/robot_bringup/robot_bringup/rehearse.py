@@ -1,12 +1,15 @@
 """A refinement in one process, without ROS: to try a learner's settings or calibrate a base policy in minutes.
 
 Role: `python -m robot_bringup.rehearse robot:=franka [iterations:=4] [reward:=sarm2] [learner:=flow_refinement] ...`: the policy's
-success before, the training iterations, and after every `every` of them again, one line each. The plug-ins are the nodes'; episodes
+success before, the training iterations, and after every `every` of them again, one line each. policy: empty: the one that the learner's
+file names, else flow_vla. The plug-ins are the nodes'; episodes
 end and are judged by the reward model as in a run, evaluations by ground truth. What counts is measured over ROS (`make demo`). Does
 not depend on rclpy.
 """
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 
@@ -26,7 +29,7 @@ from whetstone.task import load_task
 DEFAULTS = {
     "robot": "franka",
     "task": "pick_and_place",
-    "policy": "flow_vla",
+    "policy": "",
     "reward": "sarm2",
     "learner": "flow_refinement",
     "iterations": "4",
@@ -35,6 +38,15 @@ DEFAULTS = {
     "every": "2",
     "seed": "0",
 }
+
+
+def one_thread() -> None:
+    """Networks this small and images of 128 pixels gain nothing from more, and threads that wait for each other on a busy machine cost
+    twice the time."""
+    import torch
+
+    os.environ["LP_NUM_THREADS"] = "1"  # the renderer's
+    torch.set_num_threads(1)
 
 
 class Rehearsal:
@@ -88,14 +100,21 @@ class Rehearsal:
         self._sim.close()
 
 
+def made_for(learner: str) -> str:
+    """The policy that a learner's configuration names; empty: any flow policy."""
+    return config.load_yaml(config.find("learners", learner)).get("policy", "")
+
+
 def main(arguments: list[str]) -> None:
     given = parse_arguments(arguments, DEFAULTS)
     iterations, episodes, evaluated, every = (integer(given, key) for key in ("iterations", "episodes", "evaluation_episodes", "every"))
     if iterations < 0 or min(episodes, evaluated, every) < 1:
         raise ConfigError("iterations:= must be 0 or more; episodes:=, evaluation_episodes:= and every:= at least 1")
-    names = {name: given[name] for name in ("robot", "task", "policy", "reward", "learner")}
+    names = {name: given[name] for name in ("robot", "task", "reward", "learner")}
+    names["policy"] = given["policy"] or made_for(given["learner"]) or "flow_vla"
     seed = integer(given, "seed")
     modes: tuple[PolicyMode, ...] = ("greedy", "sampled")
+    one_thread()
     with Rehearsal(**names, seed=seed) as rehearsal:
 
         def evaluation() -> str:

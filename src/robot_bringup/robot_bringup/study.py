@@ -19,7 +19,7 @@ from typing import Any
 from robot_bringup import schedule
 from robot_bringup.figures import BASE, CONTROL, REFINED
 from robot_bringup.preparation import assets_table
-from robot_bringup.rehearse import Rehearsal
+from robot_bringup.rehearse import Rehearsal, made_for, one_thread
 from robot_bringup.statistics import wilson
 from whetstone import config, jsonfile, results
 from whetstone.arguments import integer, parse_arguments, run, spelled
@@ -100,6 +100,7 @@ class Case:
 
 def measure(case: Case) -> list[dict[str, Any]]:
     """The case's rows; success_base of a learner comes from the base policy's own case."""
+    one_thread()
     first = schedule.test_seeds(case.seed)
     with Rehearsal(
         robot=case.robot,
@@ -180,7 +181,7 @@ def cases(values: dict[str, str]) -> list[Case]:
             for task in tasks:
                 for robot in robots:
                     load_task(task, robot)
-                    own = config.load_yaml(config.find("learners", learner)).get("policy") if learner else None
+                    own = made_for(learner) if learner else ""
                     found.append(
                         Case(
                             robot,
@@ -271,9 +272,9 @@ def main(arguments: list[str]) -> None:
         else:
             waiting.append(case)
     command = f"make study ARGS='{spelled(values, ARGUMENTS)}'".replace(" ARGS=''", "")
-    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
-    # A new process for each case, or whatever a renderer leaves behind adds up over hours.
-    with get_context("spawn").Pool(integer(values, "jobs"), maxtasksperchild=1) as pool:
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # A new process every few cases, or whatever a renderer leaves behind adds up over hours.
+    with get_context("spawn").Pool(integer(values, "jobs"), maxtasksperchild=4) as pool:
         for case, rows in pool.imap_unordered(_measured, waiting):
             results.merge(path, rows, command=command, configurations={case.name: case.configuration()})
             shown = next(row for row in reversed(rows) if row["metric"] in (BASE, REFINED, CONTROL))

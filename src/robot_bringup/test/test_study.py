@@ -65,14 +65,14 @@ def test_sample_efficiency_is_the_first_twenty_points_above_the_base_policy() ->
 def test_a_study_is_run_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two episodes of the real thing on each side; the second call has nothing to do."""
     path = tmp_path / "study.json"
-    words = ["robots:=so100", "seeds:=3", "learners:=ra_bc", "iterations:=1", "episodes:=2", "evaluation_episodes:=2", "controls:=false"]
+    words = ["robots:=so100", "seeds:=3", "learners:=dsrl", "iterations:=1", "episodes:=2", "evaluation_episodes:=2", "controls:=false"]
     words.append(f"results:={path}")
     study.main(words)
     data = jsonfile.read(path)
     assert data is not None and data["command"].startswith("make study ARGS='robots:=so100")
     place = "so100/pick_and_place/seed3"
     there = {(row["subject"], row["metric"]) for row in data["rows"] if row["case"] == place}
-    assert {(BASE_SUBJECT, "success_base_greedy"), ("ra_bc", "success_base"), ("ra_bc", "success_refined")} <= there
+    assert {(BASE_SUBJECT, "success_base_greedy"), ("dsrl", "success_base"), ("dsrl", "success_refined")} <= there
     assert path.with_suffix(".png").stat().st_size > 5_000
     capsys.readouterr()
     study.main(words)
