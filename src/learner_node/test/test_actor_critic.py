@@ -75,7 +75,7 @@ class TinyResidual(Tiny):
     def __init__(self) -> None:
         torch.manual_seed(0)
         self.residual = perceptron((3, 32, 2), last_gain=0.0)
-        self.critics = Critics(1, 2, 32, 5)
+        self.critics = Critics(1, 2, 32, 2)
         self.modules = {"residual": self.residual, "critics": self.critics}
 
     def carried_out(self, actions: np.ndarray, proprioception: np.ndarray) -> torch.Tensor:
@@ -132,7 +132,7 @@ POLICIES: dict[str, Any] = {"dsrl": TinySteered, "spiral": TinyResidual, "ppo": 
 LEARNERS: dict[str, Any] = {"dsrl": DSRL, "spiral": SPIRAL, "ppo": PPO}
 OWN: dict[str, dict[str, Any]] = {
     "dsrl": {"updates": 3.0, "critics": 2, "width": 32, "polyak": 0.05, "input_noise": 0.0},
-    "spiral": {"updates": 3.0, "polyak": 0.05, "input_noise": 0.0},
+    "spiral": {"updates": 1.5, "polyak": 0.05, "input_noise": 0.0},
     "ppo": {"sharpness": 2.0, "divergence": 0.5, "clip": 0.2, "learning_rate": 1e-2, "batch": 16},
 }
 

@@ -101,9 +101,9 @@ def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
 
 
-@pytest.mark.parametrize("make", [steered, lambda: residual(choices=1), stochastic], ids=["steered", "residual", "stochastic"])
-def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(make: Any) -> None:
-    policy, plain = make(), small()
+@pytest.mark.parametrize("name", sorted(MAKE))
+def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(name: str) -> None:
+    policy, plain = MAKE[name](), small()
     plain.reset(INSTRUCTION, 1, "greedy")
     np.testing.assert_allclose(act(policy, 1, "greedy").actions, plain.act(observation()).actions, atol=1e-6)
 

@@ -31,11 +31,12 @@ def perceptron(sizes: Sequence[int], last_gain: float = 1.0) -> nn.Sequential:
 
 
 class Critics(nn.Module):
-    """Several estimates of the return of an action: inputs (B, .), actions (B, .) -> (count, B)."""
+    """Several estimates of the return of an action: inputs (B, .), actions (B, .) -> (count, B). They begin as zero: no action is preferred
+    to another."""
 
     def __init__(self, inputs: int, actions: int, width: int, count: int) -> None:
         super().__init__()
-        self.members = nn.ModuleList(perceptron((inputs + actions, width, width, 1)) for _ in range(count))
+        self.members = nn.ModuleList(perceptron((inputs + actions, width, width, 1), last_gain=0.0) for _ in range(count))
 
     def forward(self, inputs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         both = torch.cat([inputs, actions], dim=-1)
