@@ -6,7 +6,6 @@ iteration, pushes its weights. Evaluation episodes are not even looked at.
 
 from __future__ import annotations
 
-import array
 import math
 import queue
 import signal
@@ -19,16 +18,16 @@ from typing import Any, Literal
 
 import numpy as np
 from sensor_msgs.msg import Image, JointState
-from whetstone_msgs.msg import Action, Episode, Reward, Update, WeightsAck, WeightsChunk, WeightsManifest
-from whetstone_msgs.srv import ResendChunks
+from whetstone_msgs.msg import Action, Episode, Reward, Update
 
 from learner_node.durable import DurableRecorder, recover
 from learner_node.group import group
 from learner_node.journal import Done, Journal
-from learner_node.publisher import Pushed, WeightsPublisher
+from learner_node.publisher import Options, Pushed
 from learner_node.recorder import Decision, EpisodeInfo, back_label
 from learner_node.replicas import Leader, Recipe, follow, make
 from learner_node.scalars import Scalars
+from learner_node.weights_topics import WeightsTopics
 from whetstone.contracts import REWARD_VALUES, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
@@ -38,18 +37,16 @@ from whetstone.ros import (
     EVENT,
     LATCHED,
     LOCKSTEP_DEPTH,
-    WEIGHTS_CHUNK,
     WhetstoneNode,
     camera_qos,
     deserialize,
     joints_qos,
-    manifest_to_message,
     run_node,
     stamp_of_raw,
     to_ns,
     to_stamp,
 )
-from whetstone.signing import load_key, sign
+from whetstone.signing import load_key
 from whetstone.store import RolloutStore
 
 _OUTCOMES = {
@@ -75,8 +72,11 @@ class Parameters:
     JPEG besides).
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
     are joined to the nearest stamp within half a period. weights_key: file of the key that announcements of weights are signed with; empty:
-    they are not. device: torch device of the policy copy. threads: of torch, while
-    updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty times slower.
+    they are not. weights_dtype: bf16 sends float32 in 16 bits; the robot's weights are then rounded, the learner's are not.
+    weights_compression: of what is sent; weights_differences: send robots that have the weights before only what changed.
+    weights_file_mb: MB from which on weights go to receivers on this machine as a file; 0: never. device: torch device of the policy
+    copy. threads: of torch, while updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty
+    times slower.
     keep: newest snapshots of weights that stay beside the best one; 0: all. wandb: project of Weights & Biases; empty: TensorBoard alone.
     resume: go on from the checkpoints and rollouts in run_dir. restarted: the same after this process was killed in the middle of a run:
     nobody will bring the node up, so it does so itself.
@@ -95,6 +95,10 @@ class Parameters:
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
     realtime: bool = False
     weights_key: str = ""
+    weights_dtype: Literal["as_is", "bf16"] = "as_is"
+    weights_compression: Literal["none", "zstd"] = "zstd"
+    weights_differences: bool = True
+    weights_file_mb: float = field(default=64.0, metadata={"ge": 0})
     device: str = "cpu"
     threads: int = field(default=1, metadata={"ge": 1})
     keep: int = field(default=10, metadata={"ge": 0})
@@ -170,24 +174,13 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def _create_interfaces(self) -> None:
         p = self.parameters
-        manifests = self.create_publisher(WeightsManifest, "weights/manifest", LATCHED)
-        chunks = self.create_publisher(WeightsChunk, "weights/chunk", WEIGHTS_CHUNK)
-
         key = load_key(p.weights_key) if p.weights_key else b""
-
-        def announce(pushed: Pushed) -> None:
-            said = (pushed.parent, pushed.iteration, self._spec.policy_id, self._spec.config_hash)
-            signature = sign(key, pushed.manifest, *said) if key else ""
-            manifests.publish(manifest_to_message(pushed.manifest, self._stamp, *said, signature))
-
-        def send(version: int, index: int, data: bytes) -> None:
-            chunks.publish(WeightsChunk(version=version, index=index, data=array.array("B", data)))
-
-        self._publisher = WeightsPublisher(announce, send)
+        self._weights = WeightsTopics(
+            self, self._weights_options(), (self._spec.policy_id, self._spec.config_hash), key, lambda: self._stamp
+        )
+        self._weights.publisher.start_from(self._learner.trainable_state())
         self._update_publisher = self.create_publisher(Update, "learner/update", LATCHED)
-        self.create_service(ResendChunks, "weights/resend", self._on_resend)
         self.create_subscription(Reward, "reward", self._on_reward, EVENT)
-        self.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
         self._heard = [
             self.create_subscription(Episode, "episode", self._on_episode, EPISODE),
             self.create_subscription(Action, "policy/action", self._on_action, EVENT),
@@ -203,6 +196,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
             topic = self._profile.camera(name).topic
             self._heard.append(self.create_subscription(Image, topic, on_image, camera_qos(p.realtime), raw=True))
 
+    def _weights_options(self) -> Options:
+        p = self.parameters
+        file_above, folder = round(p.weights_file_mb * 1e6), Path(p.run_dir) / "weights"
+        return Options(p.weights_dtype, p.weights_compression, p.weights_differences, file_above, folder)
+
     def activate(self) -> None:
         unheard = self.await_publishers(self._heard, _MEETING)
         if unheard:
@@ -213,7 +211,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
         if self._done is not None:
             if self._version:
-                self._publisher.push(self._journal.load(self._version), self._version, self._done.parent, self._done.iteration)
+                state = self._journal.load(self._version)
+                self._weights.publisher.resume(state, self._version, self._done.parent, self._done.iteration)
             self._say(self._done)
 
     def deactivate(self) -> None:
@@ -227,6 +226,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def cleanup(self) -> None:
         self._rollouts = []
+        self._weights.publisher.close()
         if isinstance(self._learner, Leader) and not self._updating:
             self._learner.close()
 
@@ -296,16 +296,6 @@ class LearnerNode(WhetstoneNode[Parameters]):
         )
         self._recorder.reward(message.episode_id, sample, message.model_id)
 
-    def _on_ack(self, message: WeightsAck) -> None:
-        if message.status != WeightsAck.STATUS_APPLIED:
-            self.get_logger().warning(f"{message.receiver} did not apply weights {message.version}: {message.reason}")
-
-    def _on_resend(self, request: ResendChunks.Request, response: ResendChunks.Response) -> ResendChunks.Response:
-        response.reason = self._publisher.resend(request.version, list(request.indices))
-        response.ok = not response.reason
-        self.counters["resends"] = self.counters.get("resends", 0) + 1
-        return response
-
     # What follows from it.
 
     def _tick(self) -> None:
@@ -344,11 +334,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._rollouts = []
         self._jobs.put(lambda: self._update(rollouts, iteration, interim))
 
-    def _finish_update(self, done: Done, state: dict[str, np.ndarray]) -> None:
+    def _finish_update(self, done: Done, pushed: Pushed | None) -> None:
         """Back in the executor: push what the learner decided, say so."""
         self._done, self._version = done, done.version
-        if done.report.deploy:
-            self._publisher.push(state, done.version, done.parent, done.iteration)
+        if pushed is not None:
+            self._weights.publisher.publish(pushed)
         self._say(done)
         self._updating = False
         if not done.interim:
@@ -416,13 +406,14 @@ class LearnerNode(WhetstoneNode[Parameters]):
         success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
         metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
         report = UpdateReport(report.deploy, report.reason, metrics, report.stop)
-        version, count = self._version, before.count + 1 if before is not None else 1
+        publisher, count = self._weights.publisher, before.count + 1 if before is not None else 1
         seen = (*seen, *(rollout.episode_id for rollout in rollouts)) if interim else ()
-        done = Done(iteration, version + report.deploy, version, report, count, interim, seen)
+        version = publisher.next_version if report.deploy else self._version
+        done = Done(iteration, version, self._version, report, count, interim, seen)
         self._journal.write(done, self._learner)
         self._scalars.add(count - 1, metrics)
-        state = self._learner.trainable_state() if report.deploy else {}
-        self._results.put(lambda: self._finish_update(done, state))
+        pushed = publisher.prepare(self._learner.trainable_state(), done.version, done.parent, iteration) if report.deploy else None
+        self._results.put(lambda: self._finish_update(done, pushed))
 
 
 def _decode(payload: Any, camera: str) -> np.ndarray:

@@ -21,13 +21,13 @@ import numpy as np
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Action, Episode, WeightsAck, WeightsChunk, WeightsManifest
+from whetstone_msgs.msg import Action, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
-from whetstone_msgs.srv import ResendChunks
 
 from policy_node.commands import ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
-from policy_node.weights import Acknowledgement, WeightsReceiver
+from policy_node.weights import WeightsReceiver
+from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
 from whetstone.contracts import Chunk, Observation, Policy, PolicyMode
 from whetstone.errors import ConfigError, InputError, PeerError
@@ -40,21 +40,17 @@ from whetstone.ros import (
     COMMAND,
     EPISODE,
     EVENT,
-    LATCHED,
-    WEIGHTS_CHUNK,
     WhetstoneNode,
     camera_qos,
     deserialize,
     joints_qos,
-    manifest_from_message,
     run_node,
     stamp_of_raw,
     to_ns,
     to_stamp,
 )
-from whetstone.signing import load_key, refusal, sign
+from whetstone.signing import load_key
 
-_STATUS = {"applied": WeightsAck.STATUS_APPLIED, "refused": WeightsAck.STATUS_REFUSED, "rolled_back": WeightsAck.STATUS_ROLLED_BACK}
 _BOUNDARY = (Episode.PHASE_WAITING, Episode.PHASE_ENDED, Episode.PHASE_UPDATING, Episode.PHASE_FINISHED)
 _PATIENCE = 0.8
 """Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
@@ -107,7 +103,6 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 raise InputError(f"{p.weights}: {error}") from None
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
-        self._key = load_key(p.weights_key) if p.weights_key else b""
         self._guard = Guard(self._profile)
         self._arm = ArmCommand(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
@@ -134,12 +129,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
         self._command_records = self.create_publisher(JointState, "policy/command", EVENT)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
-        self._acks = self.create_publisher(WeightsAck, "weights/ack", EVENT)
         self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
-        self._resend = self.create_client(ResendChunks, "weights/resend")
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
-        self.create_subscription(WeightsManifest, "weights/manifest", self._on_manifest, LATCHED)
-        self.create_subscription(WeightsChunk, "weights/chunk", self._on_chunk, WEIGHTS_CHUNK)
+        key = load_key(p.weights_key) if p.weights_key else b""
+        self._weights = WeightsTopics(self, self._receiver, self._apply_weights, key, lambda: self._measured.stamp if self._measured else 0)
         for name in self._policy.spec.cameras:
 
             def on_image(data: bytes, name: str = name) -> None:
@@ -165,6 +158,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def cleanup(self) -> None:
         self._gripper.destroy()
+        self._receiver.close()
         del self._policy
 
     # Start-up checks.
@@ -429,11 +423,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._action_records.publish(message)
 
     def _watch(self) -> None:
-        """Ask for chunks that are missing; name what a running episode lacks."""
+        """Name what a running episode lacks."""
         now = time.monotonic()
-        wanted = self._receiver.wanted(now)
-        if wanted is not None and self._resend.service_is_ready():
-            self._resend.call_async(ResendChunks.Request(version=wanted[0], indices=wanted[1]))
         if self._execution.running and now - self._observed > self.parameters.deadline * _PATIENCE:
             self._name_missing(now)
 
@@ -452,44 +443,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     # Weights.
 
-    def _on_manifest(self, message: WeightsManifest) -> None:
-        manifest = manifest_from_message(message)
-        own = sign(self._key, manifest, message.parent, message.iteration, message.policy_id, message.config_hash) if self._key else ""
-        if reason := refusal(self._key, message.signature, own):
-            self.counters["unsigned_weights"] = self.counters.get("unsigned_weights", 0) + 1
-            self._acknowledge(Acknowledgement(manifest.version, "refused", reason))
-            return
-        self._acknowledge(self._receiver.announce(manifest, message.policy_id, message.config_hash, time.monotonic()))
-        self._apply_weights()
-
-    def _on_chunk(self, message: WeightsChunk) -> None:
-        self._receiver.add(message.version, message.index, bytes(message.data), time.monotonic())
-        self._apply_weights()
-
     def _apply_weights(self) -> None:
         """At an episode boundary only."""
         if not (self._receiver.ready or self._broken) or self._episode is None or self._episode.phase not in _BOUNDARY:
             return
         with self._use:
             if self._broken:
-                self._acknowledge(self._receiver.roll_back(self._broken))
+                self._weights.acknowledge(self._receiver.roll_back(self._broken))
                 self._broken = ""
-            self._acknowledge(self._receiver.apply(time.monotonic()))
-
-    def _acknowledge(self, answer: Acknowledgement | None) -> None:
-        if answer is None:
-            return
-        text = f"weights {answer.version}: {answer.status.replace('_', ' ')}{': ' + answer.reason if answer.reason else ''}"
-        if answer.status == "applied":
-            self.get_logger().info(text)
-        else:
-            self.get_logger().warning(text)
-        self.counters["weights_version"] = self._receiver.version
-        message = WeightsAck(
-            version=answer.version, status=_STATUS[answer.status], reason=answer.reason, receiver=self.get_fully_qualified_name()
-        )
-        message.header.stamp = to_stamp(self._measured.stamp if self._measured else 0)
-        self._acks.publish(message)
+            self._weights.acknowledge(self._receiver.apply())
 
 
 def _mode(episode: Episode) -> PolicyMode:

@@ -134,6 +134,16 @@ ARGUMENTS: tuple[Argument, ...] = (
         modes=_REFINE,
         optional=True,
     ),
+    Argument(
+        "weights_dtype",
+        "as_is",
+        "what weights are sent as; bf16: float32 in 16 bits, rounded",
+        choices=("as_is", "bf16"),
+        modes=_REFINE,
+    ),
+    Argument("weights_compression", "zstd", "of weights on their way", choices=("zstd", "none"), modes=_REFINE),
+    Argument("weights_differences", "true", "send weights as differences to robots that have the ones before", "boolean", modes=_REFINE),
+    Argument("weights_file_mb", "64", "MB from which on weights go over this machine as a file; 0: never", "number", low=0, modes=_REFINE),
     Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
     Argument("episodes", "48", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
@@ -296,7 +306,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine":
         specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
-        specific["learner"][2].update({name: values[name] for name in ("rollout_budget_gb", "record_frames", "keep", "wandb", "resume")})
+        chosen = ("rollout_budget_gb", "record_frames", "keep", "wandb", "resume")
+        sent = ("weights_dtype", "weights_compression", "weights_differences", "weights_file_mb")
+        specific["learner"][2].update({name: values[name] for name in (*chosen, *sent)})
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {

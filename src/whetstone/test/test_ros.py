@@ -27,6 +27,7 @@ from std_msgs.msg import String  # noqa: E402
 
 from whetstone import images, ros, snapshot  # noqa: E402
 from whetstone.errors import InputError  # noqa: E402
+from whetstone.transfer import manifest_of  # noqa: E402
 
 PROBE = Path(__file__).parent / "ros_probe.py"
 DEADLINE = 120.0  # s; for a machine that is busy with other things, the tests themselves wait for events
@@ -246,8 +247,9 @@ def test_stamps() -> None:
 
 def test_a_manifest_survives_its_message() -> None:
     pytest.importorskip("whetstone_msgs")
-    packed = snapshot.pack({"w": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)})
-    manifest = snapshot.manifest_of(packed, 4)
+    state = {"w": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)}
+    table = snapshot.table_of(state)
+    manifest = manifest_of(snapshot.pack(state, table), table, 4, 8, "zstd", "ab", "host", "/dev/shm/x")
     message = ros.manifest_to_message(manifest, 5_000_000_001, 3, 2, "flow_vla", "abc")
     data = bytes(serialize_message(message))
     assert ros.stamp_of_raw(data) == 5_000_000_001

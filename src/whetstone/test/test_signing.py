@@ -11,10 +11,12 @@ import pytest
 
 from whetstone.errors import ConfigError
 from whetstone.signing import load_key, refusal, sign
-from whetstone.snapshot import manifest_of, pack
+from whetstone.snapshot import pack, table_of
+from whetstone.transfer import manifest_of
 
 KEY = b"k" * 32
-MANIFEST = manifest_of(pack({"a": np.arange(4, dtype=np.float32)}), 3)
+STATE = {"a": np.arange(4, dtype=np.float32)}
+MANIFEST = manifest_of(pack(STATE, table_of(STATE)), table_of(STATE), 3, 8, "zstd", "ba5e", "host", "/dev/shm/file")
 REST: dict[str, Any] = {"parent": 2, "iteration": 1, "policy_id": "flow_vla", "config_hash": "c0ffee"}
 
 
@@ -31,7 +33,7 @@ def test_only_the_key_that_signed_is_believed() -> None:
 def test_the_signature_covers_whatever_the_manifest_says() -> None:
     signature = sign(KEY, MANIFEST, **REST)
     for field in dataclasses.fields(MANIFEST):
-        if field.name == "table":  # its hash is signed, and the receiver holds the table to it
+        if field.name in ("table", "chunk_sha256"):  # their hashes are signed, and the receiver holds both to them
             continue
         value = getattr(MANIFEST, field.name)
         changed = dataclasses.replace(MANIFEST, **{field.name: value + 1 if isinstance(value, int) else value[::-1]})

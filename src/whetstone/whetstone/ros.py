@@ -8,6 +8,7 @@ package that imports rclpy.
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import functools
 import os
@@ -36,7 +37,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from whetstone import config
 from whetstone.errors import InputError, PeerError, WhetstoneError
-from whetstone.snapshot import Manifest, Tensor
+from whetstone.snapshot import Tensor
+from whetstone.transfer import Manifest
 
 P = TypeVar("P")
 
@@ -78,7 +80,7 @@ LATCHED = _qos(1, latched=True)
 EPISODE = _qos(10, latched=True)
 """For subscribers of `episode`: phases follow each other at once, and none may be missed."""
 WEIGHTS_CHUNK = _qos(128)
-"""Chunks of one snapshot: up to 64 MB in flight."""
+"""Chunks that somebody asked for: four windows of them (policy_node.weights.WINDOW)."""
 
 
 def camera_qos(realtime: bool) -> QoSProfile:
@@ -137,7 +139,12 @@ def manifest_to_message(
         chunk_size=manifest.chunk_size,
         chunk_count=manifest.chunk_count,
         table_sha256=manifest.table_sha256,
+        chunk_sha256=array.array("B", manifest.chunk_sha256),
         payload_sha256=manifest.payload_sha256,
+        compression=manifest.compression,
+        base_sha256=manifest.base_sha256,
+        host=manifest.host,
+        path=manifest.path,
         signature=signature,
     )
     message.header.stamp = to_stamp(stamp)
@@ -145,7 +152,7 @@ def manifest_to_message(
 
 
 def manifest_from_message(message: Any) -> Manifest:
-    """Manifest in a whetstone_msgs/WeightsManifest (unchecked: `Assembler.announce` checks it)."""
+    """Manifest in a whetstone_msgs/WeightsManifest (unchecked: `transfer.check_manifest` checks it)."""
     return Manifest(
         version=message.version,
         table=tuple(Tensor(t.name, t.dtype, tuple(int(n) for n in t.shape), t.offset, t.size) for t in message.tensors),
@@ -153,7 +160,12 @@ def manifest_from_message(message: Any) -> Manifest:
         chunk_size=message.chunk_size,
         chunk_count=message.chunk_count,
         table_sha256=message.table_sha256,
+        chunk_sha256=bytes(message.chunk_sha256),
         payload_sha256=message.payload_sha256,
+        compression=message.compression,
+        base_sha256=message.base_sha256,
+        host=message.host,
+        path=message.path,
     )
 
 

@@ -1,7 +1,7 @@
 """Signed announcements of weights: who may change what a robot does.
 
 Role: HMAC-SHA256 (RFC 2104) over all that a manifest says, under a key that learner and robot share. The chunks need no signature: the
-manifest holds their hash. Standard library only.
+manifest holds the hash of each. Standard library only.
 
 What it does not do: nobody is kept from listening, and a manifest that was signed once can be announced again to a robot that was restarted
 since (a robot that runs refuses versions older than its own). The key belongs in a file that only its owner can read.
@@ -9,13 +9,14 @@ since (a robot that runs refuses versions older than its own). The key belongs i
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 import json
 import stat
 from pathlib import Path
 
 from whetstone.errors import ConfigError
-from whetstone.snapshot import Manifest
+from whetstone.transfer import Manifest
 
 SHORTEST = 32
 """Bytes of a key, at least."""
@@ -38,19 +39,11 @@ def load_key(path: str) -> bytes:
 
 
 def sign(key: bytes, manifest: Manifest, parent: int, iteration: int, policy_id: str, config_hash: str) -> str:
-    """Hex. Of the tensor table its hash stands in; whoever checks the signature checks the table against that."""
-    fields = {
-        "version": manifest.version,
-        "parent": parent,
-        "iteration": iteration,
-        "policy_id": policy_id,
-        "config_hash": config_hash,
-        "payload_size": manifest.payload_size,
-        "chunk_size": manifest.chunk_size,
-        "chunk_count": manifest.chunk_count,
-        "table_sha256": manifest.table_sha256,
-        "payload_sha256": manifest.payload_sha256,
+    """Hex. Of the tensor table and of the chunks' digests their hashes stand in; `transfer.check_manifest` holds both against those."""
+    said = {
+        field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest) if field.name not in ("table", "chunk_sha256")
     }
+    fields = {**said, "parent": parent, "iteration": iteration, "policy_id": policy_id, "config_hash": config_hash}
     return hmac.new(key, json.dumps(fields, sort_keys=True, separators=(",", ":")).encode(), "sha256").hexdigest()
 
 
