@@ -14,7 +14,7 @@ ARGS ?=
 # Runs one command inside the environment.
 IN_ENV := source scripts/env.sh;
 
-.PHONY: help setup test lint format demo demo-study study assets bench bench-reward clean
+.PHONY: help setup test lint format demo demo-study study assets bench bench-reward bench-weights clean
 
 help: ## this list
 	@echo "make demo [ROBOT=franka|so100] [TASK=...] [REWARD=...] [SEED=...]"
@@ -53,6 +53,10 @@ bench: setup ## steps per second of the whole loop, in results/bench-loop.json
 
 bench-reward: setup ## a vision-language model's scores of a video: computed again, streamed, all at once, in results/bench-reward.json
 	@$(IN_ENV) python -m reward_node.bench $(ARGS)
+
+bench-weights: setup ## weights from one process to another against other ways, and over a bad network, in results/bench-weights.json
+	@$(IN_ENV) python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-bench.txt
+	@$(IN_ENV) python -m robot_bringup.bench_weights $(ARGS)
 
 clean: ## removes what setup, builds and tests made
 	rm -rf .venv build install log .pytest_cache .hypothesis .ruff_cache
