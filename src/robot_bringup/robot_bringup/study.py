@@ -29,13 +29,13 @@ from whetstone.task import load_task
 
 ARGUMENTS = {
     "robots": "franka,so100",
-    "tasks": "pick_and_place",
+    "tasks": "pick_and_place,push",
     "seeds": "0,1,2",
-    "learners": "behaviour_cloning,filtered_bc,ra_bc,top_awr,awr,flow_refinement,spiral,dsrl,ppo",
-    "controls": "true",
+    "learners": "filtered_bc,ra_bc,flow_refinement,spiral,dsrl,ppo",
+    "controls": "dsrl",
     "reward": "sarm2",
     "policy": "flow_vla",
-    "iterations": "5",
+    "iterations": "6",
     "episodes": "48",
     "evaluation_episodes": "50",
     "every": "2",
@@ -44,12 +44,12 @@ ARGUMENTS = {
 }
 HELP = """make study ARGS='name:=value ...': which learner to choose
 
-  robots:=franka,so100  tasks:=pick_and_place  seeds:=0,1,2
+  robots:=franka,so100  tasks:=pick_and_place,push  seeds:=0,1,2
   learners:=...           of config/learners, joined by commas
-  controls:=true          each learner from shuffled rewards too: what is gained without a reward that means something
+  controls:=dsrl          learners that learn from shuffled rewards too, or none: what is gained without a reward that means something
   reward:=sarm2
   policy:=flow_vla        of learners whose own file names none
-  iterations:=5  episodes:=48  evaluation_episodes:=50     the last ones held out
+  iterations:=6  episodes:=48  evaluation_episodes:=50     the last ones held out
   every:=2                iterations from one evaluation to the next; the last one is always followed by one
   jobs:=1                 cases at a time, one thread each
   results:=results/study.json     figures; the plot lies beside it
@@ -154,9 +154,8 @@ def cases(values: dict[str, str]) -> list[Case]:
     counts = {name: integer(values, name) for name in ("iterations", "episodes", "evaluation_episodes", "every", "jobs")}
     if min(counts.values()) < 1:
         raise ConfigError("iterations:=, episodes:=, evaluation_episodes:=, every:= and jobs:= must be at least 1")
-    if values["controls"] not in ("true", "false"):
-        raise ConfigError(f"controls:={values['controls']} must be true or false")
     robots, tasks, learners = (_words(values, name) for name in ("robots", "tasks", "learners"))
+    controls = [] if values["controls"] == "none" else _words(values, "controls")
     try:
         seeds = [int(word) for word in _words(values, "seeds")]
     except ValueError:
@@ -164,7 +163,7 @@ def cases(values: dict[str, str]) -> list[Case]:
     kinds = (
         ("robots", robots),
         ("tasks", tasks),
-        ("learners", learners),
+        ("learners", [*learners, *controls]),
         ("rewards", [values["reward"]]),
         ("policies", [values["policy"]]),
     )
@@ -174,9 +173,7 @@ def cases(values: dict[str, str]) -> list[Case]:
     for seed in seeds:
         schedule.test_seeds(seed)
     found = []
-    for learner, control in [("", False), *((one, False) for one in learners), *((one, True) for one in learners)]:
-        if control and values["controls"] == "false":
-            continue
+    for learner, control in [("", False), *((one, False) for one in learners), *((one, True) for one in controls)]:
         for seed in seeds:
             for task in tasks:
                 for robot in robots:
