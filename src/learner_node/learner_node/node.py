@@ -24,13 +24,14 @@ from learner_node.durable import DurableRecorder, recover
 from learner_node.group import group
 from learner_node.journal import Done, Journal
 from learner_node.publisher import Options, Pushed
-from learner_node.recorder import Decision, EpisodeInfo, back_label
+from learner_node.recorder import Decision, EpisodeInfo
 from learner_node.replicas import Leader, Recipe, follow, make
 from learner_node.scalars import Scalars
 from learner_node.weights_topics import WeightsTopics
 from whetstone.contracts import REWARD_VALUES, Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
+from whetstone.labelling import back_label
 from whetstone.profile import load_profile
 from whetstone.ros import (
     EPISODE,

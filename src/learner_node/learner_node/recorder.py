@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from whetstone.contracts import REWARD_VALUES, RewardSample, Rollout
+from whetstone.labelling import scores_of
 
 Item = TypeVar("Item")
 
@@ -260,45 +261,10 @@ class Recorder:
             last_images={camera: self._decode(last[camera], camera) for camera in self.cameras if camera in last},
             last_proprioception=np.asarray(last[_JOINTS], dtype=np.float32) if _JOINTS in last else None,
             reward_model_id=episode.model_id,
-            scores=_scores(episode.rewards),
+            scores=scores_of(episode.rewards),
             steps=_steps(episode, stamps[0], self._tolerance),
             end=episode.end,
         )
-
-
-def back_label(rollout: Rollout, late: Iterable[tuple[RewardSample, str]]) -> Rollout:
-    """The rollout with rewards (and the model they come from) that came after it was closed: each at the decision or the end with its
-    stamp, and among the scores. The one given stays as it is."""
-    rewards = {name: rollout.rewards.get(name, np.full(len(rollout.stamps) + 1, np.nan, np.float32)).copy() for name in REWARD_VALUES}
-    rows = {stamp: row for row, stamp in enumerate(rollout.stamps.tolist())}
-    if rollout.end is not None:
-        rows[rollout.end] = len(rollout.stamps)
-    samples = _samples(rollout.scores)
-    model = rollout.reward_model_id
-    for sample, model_id in late:
-        samples[sample.stamp] = sample
-        model = model_id or model
-        if sample.stamp in rows:
-            for name in REWARD_VALUES:
-                rewards[name][rows[sample.stamp]] = getattr(sample, name) if sample.valid else np.nan
-    return replace(rollout, rewards=rewards, scores=_scores(samples), reward_model_id=model)
-
-
-def _samples(scores: dict[str, np.ndarray]) -> dict[int, RewardSample]:
-    """What `_scores` was made of, but for reasons and windows, which it does not keep."""
-    samples = {}
-    for place, stamp in enumerate(scores.get("stamps", np.empty(0)).tolist()):
-        values: dict[str, float] = {name: float(scores[name][place]) for name in REWARD_VALUES if name in scores}
-        samples[stamp] = replace(RewardSample(stamp, valid=bool(scores["valid"][place])), **values)  # type: ignore[arg-type]
-    return samples
-
-
-def _scores(rewards: dict[int, RewardSample]) -> dict[str, np.ndarray]:
-    """Every reward of an episode as it came."""
-    samples = [rewards[stamp] for stamp in sorted(rewards)]
-    values = {name: np.array([getattr(sample, name) for sample in samples], np.float32) for name in REWARD_VALUES}
-    stamps = np.array([sample.stamp for sample in samples], np.int64)
-    return {"stamps": stamps, "valid": np.array([sample.valid for sample in samples], bool), **values}
 
 
 def _steps(episode: _Open, first: int, tolerance: int) -> dict[str, np.ndarray]:

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from test_recorder import INFO, at, decision, events, image
 
 from learner_node.durable import DurableRecorder, recover
-from learner_node.recorder import Decision, EpisodeInfo, Recorder, back_label
+from learner_node.recorder import Decision, EpisodeInfo, Recorder
 from whetstone.contracts import RewardSample, Rollout
 from whetstone.errors import InputError
+from whetstone.labelling import back_label
 from whetstone.store import RolloutStore
 
 CAMERAS = ("front", "wrist")

@@ -20,9 +20,11 @@ from whetstone.arguments import integer, parse_arguments
 from whetstone.config import unknown
 from whetstone.contracts import Rollout
 from whetstone.errors import ConfigError, InputError
+from whetstone.labelling import label
 from whetstone.lerobot_export import ExportOptions, export
 from whetstone.lerobot_import import ImportOptions, import_dataset
-from whetstone.profile import load_profile
+from whetstone.profile import RobotProfile, load_profile
+from whetstone.rewards import load_reward
 from whetstone.store import RolloutStore
 
 HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: its directory, or that of its rollouts
@@ -31,6 +33,7 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
   show FOLDER EPISODE         one episode: what was seen, done and earned at each decision
   protect FOLDER EPISODE...   keep them whatever the disk budget; unprotect takes it back
   prune FOLDER gb:=N          delete the oldest unprotected ones until all take at most N GB
+  label FOLDER reward:=NAME   score them again with a reward model, in place of what they have; only:= and robot:= as below, device:=cpu
   export FOLDER to:=DATASET   write a LeRobotDataset v3.0 with a progress file for RA-BC; further arguments (docs/rollouts.md):
       only:=all|success|EPISODE,EPISODE  rows:=auto|decisions|steps  images:=video|png|none  reward:=total|success|...
       robot:=NAME (where FOLDER is not a run's)  repo_id:=USER/NAME  format:=lerobot
@@ -39,6 +42,8 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
       outcome:=auto|success|failure  execute:=8  horizon:=16  resample:=false  resize:=no|stretch|crop  frames:=decisions|all
       episodes:=all|0,2,5  sidecar:=true
 """
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+_LABEL = {"reward": "", "only": "all", "robot": "", "device": "cpu"}
 _EXPORT = {
     "to": "", "format": "lerobot", "only": "all", "rows": "auto", "images": "video", "reward": "total", "robot": "", "repo_id": "",
 }  # fmt: skip
@@ -54,7 +59,15 @@ def main(words: Sequence[str], console: Console) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    commands = {"list": _list, "show": _show, "protect": _protect, "unprotect": _unprotect, "prune": _prune, "export": _export}
+    commands = {
+        "list": _list,
+        "show": _show,
+        "protect": _protect,
+        "unprotect": _unprotect,
+        "prune": _prune,
+        "label": _label,
+        "export": _export,
+    }
     name, *rest = words
     if name == "import":
         return _import(rest, console)
@@ -130,7 +143,7 @@ def _show(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
         "scores": f"{len(rollout.scores.get('stamps', ()))}, {int((~rollout.scores['valid']).sum())} invalid" if rollout.scores else "none",
     }
     for name, value in facts.items():
-        console.print(f"{name:<16}{value}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<16}{value}", **_PLAIN)
     shown = Table()
     names = [name for name in ("progress", "completion", "total") if name in rollout.rewards]
     for heading in ("s", "weights", *names, "first command"):
@@ -170,24 +183,52 @@ def _export(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     _one_of(given, {"format": ("lerobot",), "rows": ("auto", "decisions", "steps"), "images": ("video", "png", "none")})
     if not given["to"]:
         raise ConfigError("whetstone episodes export needs to:=DATASET, a folder that is not there yet")
-    robot = given["robot"] or _robot(store)
-    if not robot:
-        raise ConfigError(f"{store.root} is no run's: say whose joints these are, robot:=NAME")
-    profile = load_profile(robot)
-    chosen = store.list()
-    if given["only"] == "success":
-        chosen = [one for one in chosen if store.outcome(one) == "success"]
-    elif given["only"] != "all":
-        chosen = given["only"].split(",")
+    profile = _profile(store, given)
+    chosen = _chosen(store, given)
     to = Path(given["to"]).expanduser()
     done = export(store, chosen, profile, to, ExportOptions(given["rows"], given["images"], given["reward"]))  # type: ignore[arg-type]
     said = f"{to}: {done.episodes} episodes, {done.rows} rows ({done.rows_are}, {float(done.fps):g} per second)"
     unlabelled = f", next.reward of {done.unlabelled} unlabelled (NaN)" if done.unlabelled else ""
     console.print(said + unlabelled, highlight=False, soft_wrap=True)
-    for episode_id, reason in done.left_out.items():
-        console.print(f"left out: {episode_id}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    _left_out(done.left_out, console)
     name = given["repo_id"] or f"local/{to.name}"
-    console.print(f'LeRobotDataset("{name}", root="{to.resolve()}")', highlight=False, markup=False, soft_wrap=True)
+    console.print(f'LeRobotDataset("{name}", root="{to.resolve()}")', **_PLAIN)
+
+
+def _label(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
+    given = parse_arguments(list(rest), _LABEL)
+    if not given["reward"]:
+        raise ConfigError("whetstone episodes label needs reward:=NAME, a file of config/rewards")
+    profile = _profile(store, given)
+    chosen, left_out = _chosen(store, given), {}
+    model = load_reward(given["reward"], profile, given["device"])
+    for episode_id in chosen:
+        try:
+            store.rewrite(label(store.read(episode_id), store.frames(episode_id), model, profile))
+        except InputError as error:
+            left_out[episode_id] = str(error)
+    console.print(f"{store.root}: {len(chosen) - len(left_out)} episodes scored by {model.provenance.model_id}", **_PLAIN)
+    _left_out(left_out, console)
+    if left_out and len(left_out) == len(chosen):
+        raise InputError(f"no episode could be scored: {next(iter(left_out.values()))}")
+
+
+def _profile(store: RolloutStore, given: dict[str, str]) -> RobotProfile:
+    robot = given["robot"] or _robot(store)
+    if not robot:
+        raise ConfigError(f"{store.root} is no run's: say whose joints these are, robot:=NAME")
+    return load_profile(robot)
+
+
+def _chosen(store: RolloutStore, given: dict[str, str]) -> list[str]:
+    if given["only"] == "success":
+        return [one for one in store.list() if store.outcome(one) == "success"]
+    return store.list() if given["only"] == "all" else given["only"].split(",")
+
+
+def _left_out(left_out: dict[str, str], console: Console) -> None:
+    for episode_id, reason in left_out.items():
+        console.print(f"left out: {episode_id}: {reason}", **_PLAIN)
 
 
 def _import(rest: Sequence[str], console: Console) -> int:
@@ -220,7 +261,7 @@ def _import(rest: Sequence[str], console: Console) -> int:
     )
     store = RolloutStore(Path(given["to"]).expanduser())
     written = import_dataset(Path(given["from"]).expanduser(), store, load_profile(given["robot"]), options)
-    console.print(f"{store.root}: {len(written)} episodes: {', '.join(written)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{store.root}: {len(written)} episodes: {', '.join(written)}", **_PLAIN)
     return 0
 
 

@@ -140,6 +140,23 @@ def test_to_a_dataset_of_lerobots_and_back(tmp_path: Path, capsys: pytest.Captur
     assert "demonstration" in capsys.readouterr().out
 
 
+def test_a_reward_model_scores_what_was_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RolloutStore(tmp_path / "demos")
+    demo = so100("demo-000000", "success")
+    demo.rewards = {"progress": np.full(4, np.nan, np.float32)}
+    store.write(demo)
+    store.write(replace(rollout("other", "success"), steps={}))
+    labelled = ["episodes", "label", str(store.root), "robot:=so100"]
+    assert main([*labelled, "reward:=constant"]) == 0  # every 4 control steps, as the decisions
+    shown = capsys.readouterr().out
+    assert "1 episodes scored by constant" in shown and "left out: other: " in shown
+    after = store.read("demo-000000")
+    np.testing.assert_array_equal(after.rewards["progress"], [0.5, 0.5, 0.5, np.nan], err_msg="the last frame was not recorded")
+    assert after.reward_model_id == "constant" and after.outcome == "success"
+    assert main([*labelled, "reward:=constant", "only:=other"]) == 2
+    assert "no episode could be scored: its control steps were not recorded" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -152,6 +169,7 @@ def test_to_a_dataset_of_lerobots_and_back(tmp_path: Path, capsys: pytest.Captur
         (["prune", ".", "gb:=much"], "gb:=N"),
         (["prune", "."], "gb:=N"),
         (["list", ".", "more"], "not also 'more'"),
+        (["label", ".", "robot:=so100"], "needs reward:=NAME"),
         (["export", "."], "needs to:=DATASET"),
         (["export", ".", "to:=x"], "say whose joints these are, robot:=NAME"),
         (["export", ".", "to:=x", "robot:=so100"], "no episode to export: none was chosen"),
