@@ -224,10 +224,21 @@ def install_requirements() -> None:
     if system_ros() is None:
         files += ["-r", "requirements-ros.txt"]
     pip("pip", *files)
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        compile_packages()
     if has_gpu:
         has_cuda = "import sys, torch; sys.exit(torch.version.cuda is None)"
         if subprocess.run([str(VENV_PYTHON), "-c", has_cuda], capture_output=True, check=False).returncode:
             say("      note: this machine has an NVIDIA GPU, but your pip configuration chose torch's CPU build")
+
+
+def compile_packages() -> None:
+    """Where PYTHONDONTWRITEBYTECODE is set (containers often do) nobody would keep what an import compiles: every process that trains would
+    compile torch again, which takes it seconds."""
+    site = next((VENV / "lib").glob("python3*/site-packages"))
+    paths = [str(site / name) for name in ("torch", "sympy", "mpmath", "numpy", "transformers", "mujoco") if (site / name).is_dir()]
+    # Not all of it is meant to compile: templates, code for other versions of Python.
+    subprocess.run([str(VENV_PYTHON), "-m", "compileall", "-qq", *paths], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def install_models() -> None:

@@ -32,14 +32,15 @@ def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seco
     plugins = tmp_path / name / "plugins"
     environment = {**os.environ, **install_stand_ins(plugins), "STAND_IN_SECONDS": str(seconds)}
     (plugins / "stand_in.yaml").write_text(f"plugin: stand_in\nupdate_every: {every}\n")
+    stand_in = plugins / "stand_in.yaml"
     if mode == "refine":
-        stand_in = plugins / "stand_in.yaml"
-        arguments = (
-            f"policy:={stand_in}", f"learner:={stand_in}", "evaluation_episodes:=1", "base_evaluation:=false", "deployment:=greedy",
-            "seed:=4", *arguments,
-        )  # fmt: skip
+        arguments = ("evaluation_episodes:=1", "base_evaluation:=false", "deployment:=greedy", "seed:=4", *arguments)
+    if mode != "learner":
+        arguments = ("reward:=constant", *arguments)
+    if mode != "reward":
+        arguments = (f"policy:={stand_in}", f"learner:={stand_in}", *arguments)
     argv = [
-        *executable("robot_bringup", "whetstone"), "run", mode, "robot:=so100", "reward:=constant", f"domain_id:={domain}",
+        *executable("robot_bringup", "whetstone"), "run", mode, "robot:=so100", f"domain_id:={domain}",
         f"run_dir:={tmp_path / name / 'run'}", *arguments,
     ]  # fmt: skip
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
@@ -177,3 +178,34 @@ def test_one_reward_node_scores_two_runs_at_once_one_updates_within_the_iteratio
             assert all(len(set(one.tolist())) == 1 for one in versions) and versions[0][0] == 0 and versions[-1][0] >= 1
         else:
             assert len(updates) == 1 and all((one == 0).all() for one in versions)
+
+
+def test_four_robots_feed_one_learner(tmp_path, domains) -> None:
+    """Each a run of its own, of which one begins later; the learner is killed on the way."""
+    domain, robots = next(domains), [f"robot{index}" for index in range(4)]
+    serving = f"robots:={','.join(robots)}"
+    with ExitStack() as stack:
+        reward = stack.enter_context(whetstone(tmp_path, "reward", domain, "reward", serving))
+        learner = stack.enter_context(whetstone(tmp_path, "learner", domain, "learner", serving, f"iterations:={ITERATIONS}", "seed:=4"))
+        runs = []
+        for name in robots:
+            own = f"namespace:={name}", "without:=reward,learner", f"iterations:={ITERATIONS}", "episodes:=1"
+            runs.append(stack.enter_context(whetstone(tmp_path, name, domain, "refine", *own)))
+        log = tmp_path / "learner" / "run" / "logs" / "learner.log"
+        until(lambda: log.exists() and "updating after iteration 0" in log.read_text(), learner)
+        os.kill(learner_of(tmp_path / "learner" / "run"), signal.SIGKILL)
+        for process in runs:
+            ended(process)
+        for process in (reward, learner):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+    store = RolloutStore(tmp_path / "learner" / "run" / "rollouts")
+    assert store.list() == sorted(f"{name}.train-{iteration:03d}-0000" for name in robots for iteration in range(ITERATIONS))
+    for name in robots:
+        run = tmp_path / name / "run"
+        updates = [json.loads(line) for line in (run / "updates.jsonl").read_text().splitlines()]
+        assert [(update["iteration"], update["version"], update["metrics"]["episodes"]) for update in updates] == [(0, 1, 4), (1, 2, 4)]
+        assert not (run / "rollouts").exists()
+        for iteration in range(ITERATIONS):
+            rollout = store.read(f"{name}.train-{iteration:03d}-0000")
+            assert set(rollout.policy_versions.tolist()) == {iteration}, "all drive with what was learned from all"

@@ -1,6 +1,6 @@
 """The learner node: what happened in, better weights out.
 
-Role: ROS only. Feeds the recorder from the topics, keeps rollouts on disk, runs the learner plug-in in a worker thread after an
+Role: ROS only. Takes episodes from its robots (feed.py), keeps rollouts on disk, runs the learner plug-in in a worker thread after an
 iteration, pushes its weights. Evaluation episodes are not even looked at.
 """
 
@@ -11,54 +11,31 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sensor_msgs.msg import Image, JointState
-from whetstone_msgs.msg import Action, Episode, Reward, Update
+from sensor_msgs.msg import Image
 
 from learner_node.durable import DurableRecorder, recover
+from learner_node.feed import RobotFeed
 from learner_node.group import group
 from learner_node.journal import Done, Journal
 from learner_node.publisher import Options, Pushed
-from learner_node.recorder import Decision, EpisodeInfo
 from learner_node.replicas import Leader, Recipe, follow, make
 from learner_node.scalars import Scalars
-from learner_node.weights_topics import WeightsTopics
-from whetstone.contracts import REWARD_VALUES, Policy, RewardSample, Rollout, UpdateReport
+from whetstone.contracts import Policy, RewardSample, Rollout, UpdateReport
 from whetstone.errors import InputError
 from whetstone.images import to_array
 from whetstone.labelling import back_label
 from whetstone.profile import load_profile
-from whetstone.ros import (
-    EPISODE,
-    EVENT,
-    LATCHED,
-    LOCKSTEP_DEPTH,
-    WhetstoneNode,
-    camera_qos,
-    deserialize,
-    joints_qos,
-    run_node,
-    stamp_of_raw,
-    to_ns,
-    to_stamp,
-)
+from whetstone.ros import LOCKSTEP_DEPTH, WhetstoneNode, deserialize, run_node
 from whetstone.signing import load_key
 from whetstone.store import RolloutStore
 
-_OUTCOMES = {
-    Episode.OUTCOME_UNKNOWN: "aborted",
-    Episode.OUTCOME_SUCCESS: "success",
-    Episode.OUTCOME_FAILURE: "failure",
-    Episode.OUTCOME_TIMEOUT: "timeout",
-    Episode.OUTCOME_ABORTED: "aborted",
-}
-_MEETING = 5.0
-"""Seconds that the node waits for those whom it listens to."""
 _WRITE_OUT = 4.0
 """Seconds that a stop waits for rollouts on their way to the disk."""
 
@@ -81,6 +58,9 @@ class Parameters:
     keep: newest snapshots of weights that stay beside the best one; 0: all. wandb: project of Weights & Biases; empty: TensorBoard alone.
     resume: go on from the checkpoints and rollouts in run_dir. restarted: the same after this process was killed in the middle of a run:
     nobody will bring the node up, so it does so itself.
+    robots: namespaces of the robots that feed it, all of the kind `robot`; empty: the one in the node's own namespace. An update is made
+    when all of them wait for one; a robot whose run is over is not waited for. autostart: the node configures and activates itself, where
+    no episode manager does.
     """
 
     robot: str
@@ -106,6 +86,8 @@ class Parameters:
     wandb: str = ""
     resume: bool = False
     restarted: bool = False
+    robots: list[str] = field(default_factory=list)
+    autostart: bool = False
 
 
 class LearnerNode(WhetstoneNode[Parameters]):
@@ -113,7 +95,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def __init__(self) -> None:
         super().__init__("learner", Parameters)
-        self.autostart = self.parameters.restarted
+        self.autostart = self.parameters.restarted or self.parameters.autostart
 
     def configure(self) -> None:
         p = self.parameters
@@ -131,25 +113,38 @@ class LearnerNode(WhetstoneNode[Parameters]):
             "seed": str(p.seed),
         }
         self._journal = Journal(p.run_dir, identity, p.keep)
-        tolerance = self._profile.period_ns // 2 if p.realtime else 0
-        ring = 64 if p.realtime else LOCKSTEP_DEPTH + 56
-        for line in recover(self._store, self._spec.cameras, _decode, tolerance):
+        for line in recover(self._store, self._spec.cameras, _decode, self._tolerance):
             self.get_logger().warning(line)
-        every_frame = p.record_frames == "all"
-        self._recorder = DurableRecorder(
-            self._store, self._spec.cameras, _decode, every_frame, grace=p.reward_grace, ring=ring, tolerance=tolerance
-        )
         self._rollouts: list[Rollout] = []
-        self._starts: dict[str, int] = {}  # of the episodes that run, robot time, ns
         self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
         self._version = self._done.version if self._done else 0
         say = self.get_logger().warning
         self._scalars = Scalars(Path(p.run_dir) / "tensorboard", p.wandb, self._done.count if self._done else 0, say)
-        self._iteration: int | None = None  # of the update that is due or under way
         self._updating = False
-        self._stamp = 0
         self._results: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._create_interfaces()
+        key = load_key(p.weights_key) if p.weights_key else b""
+        self._feeds = [self._feed(name, key) for name in p.robots or [""]]
+        self._feeds[0].weights.publisher.start_from(self._learner.trainable_state())
+
+    @property
+    def _tolerance(self) -> int:
+        return self._profile.period_ns // 2 if self.parameters.realtime else 0
+
+    def _feed(self, namespace: str, key: bytes) -> RobotFeed:
+        p = self.parameters
+        recorder = DurableRecorder(
+            self._store,
+            self._spec.cameras,
+            _decode,
+            p.record_frames == "all",
+            grace=p.reward_grace,
+            ring=64 if p.realtime else LOCKSTEP_DEPTH + 56,
+            tolerance=self._tolerance,
+        )
+        options = self._weights_options()
+        return RobotFeed(
+            self, self._profile, self._spec, recorder, options, key, namespace=namespace, realtime=p.realtime, known=self._known
+        )
 
     def _resume(self, policy: Policy) -> Done | None:
         """Back to where the last update left everything; the episodes recorded since then wait for the next one."""
@@ -173,39 +168,12 @@ class LearnerNode(WhetstoneNode[Parameters]):
             self.get_logger().warning(f"set aside in quarantine: {error}")
             return None
 
-    def _create_interfaces(self) -> None:
-        p = self.parameters
-        key = load_key(p.weights_key) if p.weights_key else b""
-        self._weights = WeightsTopics(
-            self, self._weights_options(), (self._spec.policy_id, self._spec.config_hash), key, lambda: self._stamp
-        )
-        self._weights.publisher.start_from(self._learner.trainable_state())
-        self._update_publisher = self.create_publisher(Update, "learner/update", LATCHED)
-        self.create_subscription(Reward, "reward", self._on_reward, EVENT)
-        self._heard = [
-            self.create_subscription(Episode, "episode", self._on_episode, EPISODE),
-            self.create_subscription(Action, "policy/action", self._on_action, EVENT),
-            self.create_subscription(JointState, "policy/command", self._on_command, EVENT),
-            self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(p.realtime), raw=True),
-        ]
-        for name in self._spec.cameras:
-
-            def on_image(data: bytes, name: str = name) -> None:
-                if self._recorder.recording:
-                    self._recorder.image(name, stamp_of_raw(data), data)
-
-            topic = self._profile.camera(name).topic
-            self._heard.append(self.create_subscription(Image, topic, on_image, camera_qos(p.realtime), raw=True))
-
     def _weights_options(self) -> Options:
         p = self.parameters
         file_above, folder = round(p.weights_file_mb * 1e6), Path(p.run_dir) / "weights"
         return Options(p.weights_dtype, p.weights_compression, p.weights_differences, file_above, folder)
 
     def activate(self) -> None:
-        unheard = self.await_publishers(self._heard, _MEETING)
-        if unheard:
-            self.get_logger().warning(f"nobody publishes {', '.join(unheard)} yet; what comes before they are met is not learned from")
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._worker = threading.Thread(target=self._work, name="learner", daemon=True)
         self._worker.start()
@@ -213,13 +181,18 @@ class LearnerNode(WhetstoneNode[Parameters]):
         if self._done is not None:
             if self._version:
                 state = self._journal.load(self._version)
-                self._weights.publisher.resume(state, self._version, self._done.parent, self._done.iteration)
-            self._say(self._done)
+                for feed in self._feeds:
+                    feed.weights.publisher.resume(state, self._version, self._done.parent, self._done.iteration)
+            for feed in self._feeds:
+                feed.say(self._done)
+        if self.parameters.robots:
+            self.get_logger().info(f"learning from {', '.join(self.parameters.robots)}")
 
     def deactivate(self) -> None:
         self.destroy_timer(self._timer)
-        for rollout in self._recorder.ready(math.inf):
-            self._jobs.put(lambda rollout=rollout: self._write(rollout))
+        for feed in self._feeds:
+            for rollout in feed.recorder.ready(math.inf):
+                self._jobs.put(lambda rollout=rollout: self._write(rollout))
         self._jobs.put(None)
         if not self._updating:  # an update under way is given up; episodes that ended get to the disk
             self._worker.join(_WRITE_OUT)
@@ -227,83 +200,36 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def cleanup(self) -> None:
         self._rollouts = []
-        self._weights.publisher.close()
+        for feed in self._feeds:
+            feed.weights.publisher.close()
         if isinstance(self._learner, Leader) and not self._updating:
             self._learner.close()
 
-    # What happens.
-
-    def _on_episode(self, message: Episode) -> None:
-        self._stamp = to_ns(message.header.stamp)
-        if message.phase == Episode.PHASE_UPDATING:
-            if message.mode == Episode.MODE_TRAIN:
-                self._asked(int(message.iteration))
-            return
-        if message.mode != Episode.MODE_TRAIN or self._known(message):
-            return
-        if message.phase == Episode.PHASE_RUNNING:
-            self._starts[message.episode_id] = to_ns(message.start)
-        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
-            # Already while resetting, for actions and frames may come before the message that says RUNNING.
-            self._recorder.begin(EpisodeInfo(message.episode_id, message.iteration, message.task, message.instruction, message.seed))
-        elif message.phase == Episode.PHASE_ENDED:
-            if message.outcome in (Episode.OUTCOME_ABORTED, Episode.OUTCOME_UNKNOWN):
-                self._recorder.discard(message.episode_id)
-            else:
-                self._recorder.end(message.episode_id, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
-        elif message.phase == Episode.PHASE_FINISHED and message.episode_id not in self._recorder.waiting():
-            self._recorder.discard(message.episode_id)
-
-    def _known(self, message: Episode) -> bool:
+    def _known(self, name: str, iteration: int) -> bool:
         """Whether an episode was dealt with before this process was killed: what is latched tells of it again."""
-        if self._done is not None and (message.iteration <= self._done.complete or message.episode_id in self._done.seen):
+        p, done = self.parameters, self._done
+        if done is not None and (name in done.seen or (not p.robots and iteration <= done.complete)):
             return True
-        return self.parameters.restarted and any(rollout.episode_id == message.episode_id for rollout in self._rollouts)
-
-    def _asked(self, iteration: int) -> None:
-        """An update is due. One that was done before this process was killed, or the run cut off, is reported again."""
-        if self._done is None or iteration > self._done.complete:
-            self._iteration = iteration
-        elif iteration == self._done.complete:
-            self._say(self._done)
-
-    def _on_joints(self, data: bytes) -> None:
-        if self._recorder.recording:
-            message = deserialize(data, JointState)
-            self._recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
-
-    def _on_command(self, message: JointState) -> None:
-        if self._recorder.recording:
-            self._recorder.command(to_ns(message.header.stamp), self._profile.proprioception(list(message.name), message.position))
-
-    def _on_action(self, message: Action) -> None:
-        columns = len(message.names)
-        latent = np.array(message.latent, np.float32)
-        self._recorder.action(
-            message.episode_id,
-            Decision(
-                stamp=to_ns(message.header.stamp),
-                actions=np.array(message.chunk, np.float32).reshape(message.horizon, columns),
-                latent=latent if latent.size else None,
-                log_probability=message.log_probability,
-                version=message.policy_version,
-            ),
-        )
-
-    def _on_reward(self, message: Reward) -> None:
-        values = {name: getattr(message, name) for name in REWARD_VALUES}
-        sample = RewardSample(
-            stamp=to_ns(message.header.stamp), valid=message.valid, reason=message.reason, window=message.window, **values
-        )
-        self._recorder.reward(message.episode_id, sample, message.model_id)
+        if not (p.restarted or p.resume):
+            return False
+        return any(rollout.episode_id == name for rollout in self._rollouts) or (bool(p.robots) and self._store.iteration(name) is not None)
 
     # What follows from it.
 
     def _tick(self) -> None:
         while not self._results.empty():
             self._results.get()()
-        for rollout in self._recorder.ready(time.monotonic()):
-            start = self._starts.pop(rollout.episode_id, 0)
+        for feed in self._feeds:
+            feed.greet()
+            self._collect(feed)
+        self._warn()
+        if not self._updating:
+            self._see_to_updates()
+
+    def _collect(self, feed: RobotFeed) -> None:
+        """What a robot's episodes have become: rollouts, labels that came late."""
+        for rollout in feed.recorder.ready(time.monotonic()):
+            start = feed.starts.pop(rollout.episode_id, 0)
             if self.parameters.restarted and rollout.stamps[0] > start:
                 self.get_logger().warning(f"{rollout.episode_id} was running when this node was restarted: nothing is learned from it")
                 self.counters["interrupted_episodes"] = self.counters.get("interrupted_episodes", 0) + 1
@@ -311,56 +237,59 @@ class LearnerNode(WhetstoneNode[Parameters]):
                 continue
             self._rollouts = [one for one in self._rollouts if one.episode_id != rollout.episode_id] + [rollout]
             self._jobs.put(lambda rollout=rollout: self._write(rollout))
-        for name, late in self._recorder.late().items():
+        for name, late in feed.recorder.late().items():
             self._rollouts = [back_label(one, late) if one.episode_id == name else one for one in self._rollouts]
             self._jobs.put(lambda name=name, late=late: self._label(name, late))
+
+    def _warn(self) -> None:
+        counters = sum((feed.recorder.counters for feed in self._feeds), Counter())
         for name, lost in (("empty_episodes", "episodes without one whole decision"), ("dropped_decisions", "decisions without images")):
-            if (count := self._recorder.counters[name]) > self.counters.get(name, 0):
+            if (count := counters[name]) > self.counters.get(name, 0):
                 self.get_logger().warning(
                     f"{count} {lost} so far: nothing is learned from them; do the cameras' stamps match the actions'?"
                 )
-        self.counters.update(self._recorder.counters)
-        if self._updating:
-            return
+        self.counters.update(counters)
+
+    def _see_to_updates(self) -> None:
+        """Begin an update where all robots wait for one, or where the learner wants one while they go on."""
+        done = self._done
+        for feed in self._feeds:
+            # What was done before this process was killed, or the run cut off, is reported again.
+            if done is None or feed.asked is None:
+                continue
+            if feed.asked == done.complete:
+                feed.say(done)
+            elif feed.asked < done.complete and not self.parameters.robots:
+                feed.asked = None  # latched, of long ago
+        active = [feed for feed in self._feeds if not feed.over]
+        asked = [feed.asked for feed in active if feed.asked is not None]
+        if self.parameters.robots:
+            self.counters["waiting_for"] = ", ".join(feed.namespace for feed in active if feed.asked is None) if asked else ""
         every = getattr(self._learner, "update_every", 0)
-        if self._iteration is not None and not self._recorder.waiting():
-            self._begin_update(self._iteration)
-        elif self._iteration is None and every and len(self._rollouts) >= every:
+        if asked and len(asked) == len(active):
+            if not any(feed.recorder.waiting() for feed in active):
+                self._begin_update(max(asked))
+        elif every and len(self._rollouts) >= every:
             self._begin_update(self._rollouts[-1].iteration, interim=True)
 
     def _begin_update(self, iteration: int, interim: bool = False) -> None:
         self._updating = True
         self.get_logger().info(f"updating {'within' if interim else 'after'} iteration {iteration}")
-        rollouts = [rollout for rollout in self._rollouts if rollout.iteration == iteration]
+        # Several robots may have begun at different times; then their iterations have different numbers.
+        rollouts = [rollout for rollout in self._rollouts if self.parameters.robots or rollout.iteration == iteration]
         self._rollouts = []
         self._jobs.put(lambda: self._update(rollouts, iteration, interim))
 
     def _finish_update(self, done: Done, pushed: Pushed | None) -> None:
         """Back in the executor: push what the learner decided, say so."""
         self._done, self._version = done, done.version
-        if pushed is not None:
-            self._weights.publisher.publish(pushed)
-        self._say(done)
+        for feed in self._feeds:
+            if pushed is not None:
+                feed.weights.publisher.publish(pushed)
+            feed.say(done)
+        verdict = "deployed" if done.report.deploy else "kept"
+        self.get_logger().info(f"iteration {done.iteration}: {verdict} version {done.version}: {done.report.reason}")
         self._updating = False
-        if not done.interim:
-            self._iteration = None
-
-    def _say(self, done: Done) -> None:
-        report = done.report
-        message = Update(
-            iteration=done.iteration,
-            version=done.version,
-            deployed=report.deploy,
-            interim=done.interim,
-            stop=report.stop,
-            reason=report.reason,
-            names=list(report.metrics),
-            values=[float(value) for value in report.metrics.values()],
-        )
-        message.header.stamp = to_stamp(self._stamp)
-        self._update_publisher.publish(message)
-        verdict = "deployed" if report.deploy else "kept"
-        self.get_logger().info(f"iteration {done.iteration}: {verdict} version {done.version}: {report.reason}")
 
     # The worker thread: files and learning, in order.
 
@@ -407,13 +336,14 @@ class LearnerNode(WhetstoneNode[Parameters]):
         success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
         metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
         report = UpdateReport(report.deploy, report.reason, metrics, report.stop)
-        publisher, count = self._weights.publisher, before.count + 1 if before is not None else 1
+        publishers, count = [feed.weights.publisher for feed in self._feeds], before.count + 1 if before is not None else 1
         seen = (*seen, *(rollout.episode_id for rollout in rollouts)) if interim else ()
-        version = publisher.next_version if report.deploy else self._version
+        version = max(publisher.next_version for publisher in publishers) if report.deploy else self._version
         done = Done(iteration, version, self._version, report, count, interim, seen)
         self._journal.write(done, self._learner)
         self._scalars.add(count - 1, metrics)
-        pushed = publisher.prepare(self._learner.trainable_state(), done.version, done.parent, iteration) if report.deploy else None
+        state = self._learner.trainable_state() if report.deploy else {}
+        pushed = publishers[0].prepare(state, done.version, done.parent, iteration) if report.deploy else None
         self._results.put(lambda: self._finish_update(done, pushed))
 
 

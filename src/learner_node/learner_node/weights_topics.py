@@ -23,15 +23,25 @@ BURST = 0.01
 
 
 class WeightsTopics:
-    """node: a WhetstoneNode. said: (policy_id, config_hash). key: that manifests are signed with; b"": they are not. stamp: ns, of now."""
+    """node: a WhetstoneNode. said: (policy_id, config_hash). key: that manifests are signed with; b"": they are not. stamp: ns, of now.
+    prefix: in front of the topics' names, e.g. "/left/"; empty: they are in the node's own namespace."""
 
-    def __init__(self, node: Any, options: Options, said: tuple[str, str], key: bytes = b"", stamp: Callable[[], int] = lambda: 0) -> None:
+    def __init__(
+        self,
+        node: Any,
+        options: Options,
+        said: tuple[str, str],
+        key: bytes = b"",
+        stamp: Callable[[], int] = lambda: 0,
+        prefix: str = "",
+    ) -> None:
         self._node, self._said, self._key, self._stamp = node, said, key, stamp
-        self._manifests = node.create_publisher(WeightsManifest, "weights/manifest", LATCHED)
-        self._chunks = node.create_publisher(WeightsChunk, "weights/chunk", WEIGHTS_CHUNK)
+        self._whose = prefix.removeprefix("/")
+        self._manifests = node.create_publisher(WeightsManifest, f"{prefix}weights/manifest", LATCHED)
+        self._chunks = node.create_publisher(WeightsChunk, f"{prefix}weights/chunk", WEIGHTS_CHUNK)
         self.publisher = WeightsPublisher(self._announce, self._send, options)
-        node.create_service(RequestChunks, "weights/request", self._on_request)
-        node.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
+        node.create_service(RequestChunks, f"{prefix}weights/request", self._on_request)
+        node.create_subscription(WeightsAck, f"{prefix}weights/ack", self._on_ack, EVENT)
         self._timer = node.create_timer(0.001, self._burst, clock=node.steady_clock)
         self._timer.cancel()
 
@@ -64,13 +74,13 @@ class WeightsTopics:
     def _on_ack(self, message: WeightsAck) -> None:
         if message.status == WeightsAck.STATUS_APPLIED:
             self.publisher.acknowledged(message.version, message.payload_sha256)
-            self._node.counters["weights_applied"] = message.version
+            self._node.counters[f"{self._whose}weights_applied"] = message.version
             return
-        self._node.counters["weights_not_applied"] = f"{message.version}: {message.reason}"
+        self._node.counters[f"{self._whose}weights_not_applied"] = f"{message.version}: {message.reason}"
         self._node.get_logger().warning(f"{message.receiver} did not apply weights {message.version}: {message.reason}")
 
     def _tell(self) -> None:
-        self._node.counters["weights_sent"] = self.publisher.progress
+        self._node.counters[f"{self._whose}weights_sent"] = self.publisher.progress
 
 
 def _octets(data: encoding.Buffer) -> array.array:

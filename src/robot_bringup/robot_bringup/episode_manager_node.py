@@ -16,6 +16,7 @@ from typing import Any
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from whetstone_msgs.msg import Episode, Reward, Update, WeightsAck
 from whetstone_msgs.srv import ResetScene
@@ -40,7 +41,7 @@ class Parameters:
 
     max_steps: control steps until time-out. reward_every: steps between two scored frames (0: no reward model).
     success_threshold, success_frames: completion that ends a training episode (frames 0: never).
-    resume: go on after what the records in run_dir say was done.
+    await_learner: nothing begins before a learner hears this robot. resume: go on after what the records in run_dir say was done.
     *_deadline: seconds to wait for a node to configure, the scene, a frame, the learner, the policy's acknowledgement.
     """
 
@@ -53,6 +54,7 @@ class Parameters:
     reward_every: int = field(default=0, metadata={"ge": 0})
     success_threshold: float = field(default=0.8, metadata={"gt": 0, "le": 1})
     success_frames: int = field(default=0, metadata={"ge": 0})
+    await_learner: bool = False
     resume: bool = False
     startup_deadline: float = field(default=180.0, metadata={"gt": 0})
     reset_deadline: float = field(default=30.0, metadata={"gt": 0})
@@ -148,7 +150,8 @@ class EpisodeManager(WhetstoneNode[Parameters]):
 
     def _say_waiting(self, waiting: set[str]) -> None:
         if waiting and not self._machine.result:
-            self._machine.wait("waiting for " + ", ".join(name for name in self.parameters.managed if name in waiting))
+            names = dict.fromkeys((*self.parameters.managed, "learner"))
+            self._machine.wait("waiting for " + ", ".join(name for name in names if name in waiting))
             self._publish()
 
     def _activate_peers(self, names: list[str]) -> None:
@@ -167,6 +170,19 @@ class EpisodeManager(WhetstoneNode[Parameters]):
 
     def _begin(self) -> None:
         self.get_logger().info(f"all nodes are active: {', '.join(self.parameters.managed)}")
+        if not self.parameters.await_learner:
+            self._start()
+            return
+        self._say_waiting({"learner"})
+        self._hearing = self.deadline(self.parameters.startup_deadline, "learner", "word that it hears this robot")
+        self.create_subscription(Bool, "learner/listening", self._on_listening, LATCHED)
+
+    def _on_listening(self, message: Bool) -> None:
+        if message.data and not self._hearing.met:
+            self._hearing.meet()
+            self._start()
+
+    def _start(self) -> None:
         self._machine.begin(time.monotonic())
         self._publish()
 

@@ -25,13 +25,14 @@ from whetstone.profile import load_profile
 from whetstone.signing import load_key
 from whetstone.task import load_task
 
-Mode = Literal["refine", "evaluate", "sim", "reward"]
-MODES: tuple[Mode, ...] = ("refine", "evaluate", "sim", "reward")
+Mode = Literal["refine", "evaluate", "sim", "reward", "learner"]
+MODES: tuple[Mode, ...] = ("refine", "evaluate", "sim", "reward", "learner")
 DESCRIPTIONS = {
     "refine": "evaluate the base policy, refine it on rewards, evaluate the refined policy",
     "evaluate": "evaluate a policy (base, or the snapshot `weights`) on held-out seeds",
     "sim": "a simulated robot behind its driver's topics, in real time, nothing else",
     "reward": "one reward node for several robots of a kind, whose own runs have without:=reward",
+    "learner": "one learner for several robots of a kind, whose own runs have without:=learner",
 }
 ENDLESS = 2**31 - 1
 _AGAIN = {"learner": ("restarted",)}
@@ -113,25 +114,27 @@ LOCAL = (
 
 _REFINE, _POLICY, _ROBOT = ("refine",), ("refine", "evaluate"), ("refine", "evaluate", "sim")
 _SCORED = ("refine", "reward")
+_LEARNING, _WEIGHTS = ("refine", "learner"), ("refine", "evaluate", "learner")
+_SEEDED = ("refine", "evaluate", "sim", "learner")
+_APART = ("reward", "learner")
+"""Nodes that may serve several robots from a run of their own."""
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("robot", "franka", "robot: a file of config/robots", choices="config/robots"),
     Argument("sim", "mujoco", "simulator; gazebo and isaac are not there yet", choices=("mujoco", "gazebo", "isaac"), modes=_ROBOT),
     Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks", modes=_ROBOT),
-    Argument("policy", "flow_vla", "policy: a file of config/policies", choices="config/policies", modes=_POLICY),
+    Argument("policy", "flow_vla", "policy: a file of config/policies", choices="config/policies", modes=_WEIGHTS),
     Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_SCORED),
-    Argument("robots", "", "namespaces of the robots to score, joined by commas", modes=("reward",), optional=True),
-    Argument(
-        "without", "", "a node that runs elsewhere: reward, as `whetstone run reward`", choices=("reward",), modes=_REFINE, optional=True
-    ),
-    Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_REFINE),
-    Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_POLICY, optional=True),
+    Argument("robots", "", "namespaces of the robots to serve, joined by commas", modes=_APART, optional=True),
+    Argument("without", "", "nodes that run elsewhere, joined by commas: reward, learner", modes=_REFINE, optional=True),
+    Argument("learner", "flow_refinement", "learner: a file of config/learners", choices="config/learners", modes=_LEARNING),
+    Argument("weights", "", "snapshot (.safetensors) to start from; empty: the base policy", "path", modes=_WEIGHTS, optional=True),
     Argument(
         "weights_key",
         "",
         "file of the key that announcements of weights are signed with, and must be; empty: unsigned",
         "path",
-        modes=_REFINE,
+        modes=_LEARNING,
         optional=True,
     ),
     Argument(
@@ -139,12 +142,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         "as_is",
         "what weights are sent as; bf16: float32 in 16 bits, rounded",
         choices=("as_is", "bf16"),
-        modes=_REFINE,
+        modes=_LEARNING,
     ),
-    Argument("weights_compression", "zstd", "of weights on their way", choices=("zstd", "none"), modes=_REFINE),
-    Argument("weights_differences", "true", "send weights as differences to robots that have the ones before", "boolean", modes=_REFINE),
-    Argument("weights_file_mb", "64", "MB from which on weights go over this machine as a file; 0: never", "number", low=0, modes=_REFINE),
-    Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_REFINE),
+    Argument("weights_compression", "zstd", "of weights on their way", choices=("zstd", "none"), modes=_LEARNING),
+    Argument("weights_differences", "true", "send weights as differences to robots that have the ones before", "boolean", modes=_LEARNING),
+    Argument(
+        "weights_file_mb", "64", "MB from which on weights go over this machine as a file; 0: never", "number", low=0, modes=_LEARNING
+    ),
+    Argument("iterations", "5", "training iterations; 0: evaluate only", "integer", low=0, high=1000, modes=_LEARNING),
     Argument("episodes", "48", "training episodes per iteration", "integer", low=1, high=1000, modes=_REFINE),
     Argument("evaluation_episodes", "50", "held-out test episodes per evaluation; 0: none", "integer", low=0, high=1000, modes=_POLICY),
     Argument("base_evaluation", "true", "evaluate the base policy before training", "boolean", modes=_REFINE),
@@ -155,29 +160,37 @@ ARGUMENTS: tuple[Argument, ...] = (
         choices=("config", "greedy", "sampled", "both"),
         modes=_POLICY,
     ),
-    Argument("seed", "0", "seed of the run: its episodes, noise and learner", "integer", low=0, high=schedule.MAX_RUN_SEED, modes=_ROBOT),
+    Argument(
+        "seed",
+        "0",
+        "seed of the run: its episodes, noise and learner",
+        "integer",
+        low=0,
+        high=schedule.MAX_RUN_SEED,
+        modes=_SEEDED,
+    ),
     Argument(
         "realtime",
         "false",
         "pace the simulator by the wall clock (sim always does); reward: score as robots do in real time",
         "boolean",
-        modes=(*_POLICY, "reward"),
+        modes=(*_POLICY, "reward", "learner"),
     ),
     Argument("pretty", "false", "visual meshes and shadows: for looking at, much slower", "boolean", modes=_ROBOT),
-    Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward")),
-    Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_REFINE),
+    Argument("device", "cpu", "where networks run: cpu, cuda or cuda:N", modes=(*_POLICY, "reward", "learner")),
+    Argument("rollout_budget_gb", "0", "GB of episodes to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_LEARNING),
     Argument(
         "record_frames",
         "decisions",
         "images to keep in rollouts: at the policy's decisions, or of all control steps (JPEG besides)",
         choices=("decisions", "all"),
-        modes=_REFINE,
+        modes=_LEARNING,
     ),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
-    Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_REFINE),
-    Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_REFINE),
-    Argument("wandb", "", "project of Weights & Biases that gets the curves; empty: TensorBoard alone", modes=_REFINE, optional=True),
-    Argument("resume", "false", "go on with the run in run_dir, which was cut off", "boolean", modes=_POLICY),
+    Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_LEARNING),
+    Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_LEARNING),
+    Argument("wandb", "", "project of Weights & Biases that gets the curves; empty: TensorBoard alone", modes=_LEARNING, optional=True),
+    Argument("resume", "false", "go on with the run in run_dir, which was cut off", "boolean", modes=_WEIGHTS),
     Argument("run_dir", "", "folder of the run; empty: runs/<date>-<mode>-<robot>-<task>", "path", optional=True),
     Argument("domain_id", "", "ROS domain; empty: $ROS_DOMAIN_ID, else 0", "integer", low=0, high=232, optional=True),
     Argument("namespace", "", "namespace of the run's nodes and topics; empty: the robot's name, for reward `rewards`", optional=True),
@@ -246,7 +259,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if values.get("record"):
         raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
     values["domain_id"] = _domain(values["domain_id"])
-    default = "rewards" if mode == "reward" else Path(values["robot"]).stem
+    default = f"{mode}s" if mode in _APART else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
     profile = load_profile(values["robot"])
     kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners"}
@@ -261,13 +274,14 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         _check_fit(contents["learner"], contents["policy"], values)
     if "reward" in contents:
         _check_model(contents["reward"], config.show(files["reward"]))
-    run_dir = _run_dir(values, mode)
-    if mode == "reward":
-        node = _shared_reward(values, run_dir)
-        return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
-    task = load_task(values["task"], profile.name)
     if values.get("weights_key"):
         load_key(values["weights_key"])
+    without = _without(values)
+    run_dir = _run_dir(values, mode)
+    if mode in _APART:
+        node = _shared(mode, values, run_dir)
+        return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
+    task = load_task(values["task"], profile.name)
     segments = _segments(mode, values, contents)
     realtime = mode == "sim" or values["realtime"]
     common = {
@@ -300,15 +314,12 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every},
         )
     }
-    if mode == "refine" and values["without"] != "reward":
+    if mode == "refine" and "reward" not in without:
         specific["reward"] = ("reward_node", "reward_node", {})
     if mode != "sim":
         specific["policy"] = ("policy_node", "policy_node", {})
-    if mode == "refine":
-        specific["learner"] = ("learner_node", "learner_node", {"rollouts": str(run_dir / "rollouts"), "iterations": values["iterations"]})
-        chosen = ("rollout_budget_gb", "record_frames", "keep", "wandb", "resume")
-        sent = ("weights_dtype", "weights_compression", "weights_differences", "weights_file_mb")
-        specific["learner"][2].update({name: values[name] for name in (*chosen, *sent)})
+    if mode == "refine" and "learner" not in without:
+        specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values, run_dir))
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {
@@ -317,6 +328,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "max_steps": ENDLESS if mode == "sim" else task.max_steps,
         "reward_every": every,
         "resume": values.get("resume", False),
+        "await_learner": mode == "refine" and any(segment.mode == "train" for segment in segments),
     }
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
@@ -330,16 +342,38 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
 
 
-def _shared_reward(values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
-    """The reward node that serves several robots; no episode manager brings it up."""
+def _learner_parameters(values: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+    """What the learner is told beyond what all nodes are."""
+    kept = ("iterations", "rollout_budget_gb", "record_frames", "keep", "wandb", "resume")
+    sent = ("weights_dtype", "weights_compression", "weights_differences", "weights_file_mb")
+    return {"rollouts": str(run_dir / "rollouts"), **{name: values[name] for name in (*kept, *sent)}}
+
+
+def _shared(name: str, values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
+    """The reward node or the learner that serves several robots; no episode manager brings it up."""
     if not values["robots"]:
         raise ConfigError("argument robots is empty; name the robots' namespaces, for example robots:=left,right")
     robots = [_namespace("robots", name) for name in values["robots"].split(",")]
     if len(set(robots)) != len(robots):
         raise ConfigError(f"argument robots:={values['robots']} names one twice")
-    chosen = {name: values[name] for name in ("robot", "reward", "realtime", "deadline", "device")}
-    parameters = {**chosen, "run_dir": str(run_dir), "robots": robots, "autostart": True}
-    return NodeSpec("reward_node", "reward_node", "reward", f"/{values['namespace']}", parameters)
+    common = {"run_dir": str(run_dir), "robots": robots, "autostart": True}
+    if name == "reward":
+        chosen = {name: values[name] for name in ("robot", "reward", "realtime", "deadline", "device")}
+        return NodeSpec("reward_node", "reward_node", name, f"/{values['namespace']}", {**chosen, **common})
+    chosen = {name: values[name] for name in ("robot", "policy", "learner", "seed", "realtime", "device", "weights", "weights_key")}
+    parameters = {**chosen, **_learner_parameters(values, run_dir), **common}
+    return NodeSpec(
+        "learner_node", "learner_node", name, f"/{values['namespace']}", parameters, (), _AGAIN[name], values["learner_processes"]
+    )
+
+
+def _without(values: Mapping[str, Any]) -> list[str]:
+    """Nodes that run elsewhere. Raises ConfigError."""
+    names = [name.strip() for name in values.get("without", "").split(",") if name.strip()]
+    for name in names:
+        if name not in _APART:
+            raise ConfigError(config.unknown("without", name, _APART))
+    return names
 
 
 def _steps(contents: Mapping[str, Any], key: str, source: str, default: int | None = None) -> int:

@@ -215,6 +215,7 @@ def test_every_default_is_valid(root):
 
 def test_parameters_are_what_ros_can_carry(root):
     given = {"refine": GOOD, "evaluate": {"policy": "still"}, "sim": {}, "reward": {"reward": "constant", "robots": "one,two"}}
+    given["learner"] = {"policy": "still", "robots": "one,two"}
     for mode in MODES:
         for each in plan(mode, given[mode]).nodes:
             for key, value in each.parameters.items():
@@ -237,3 +238,19 @@ def test_a_reward_that_misses_the_decisions_is_refused(tmp_path):
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"key 'every' is 5, but the policy decides every 8"):
         plan("refine", {"reward": str(file)})
+
+
+def test_a_learner_for_several_robots_is_a_run_of_its_own(root):
+    planned = plan("learner", {"policy": "still", "robots": "left, lab/right", "iterations": "3", "keep": "0"})
+    (only,) = planned.nodes
+    assert (only.name, only.namespace, planned.essential, only.again) == ("learner", "/learners", "learner", ("restarted",))
+    assert only.parameters["robots"] == ["left", "lab/right"] and only.parameters["autostart"] is True
+    assert only.parameters["iterations"] == 3 and only.parameters["keep"] == 0
+    robot = plan("refine", {**GOOD, "without": "reward,learner", "namespace": "left"})
+    assert names(robot) == ["simulator", "policy", "evaluator", "episode_manager"]
+    assert node(robot, "episode_manager").parameters["await_learner"] is True
+    for wrong, said in (({}, "argument robots is empty"), ({"robots": "a,a"}, "names one twice")):
+        with pytest.raises(ConfigError, match=said):
+            plan("learner", {"policy": "still", **wrong})
+    with pytest.raises(ConfigError, match="unknown without 'lerner'"):
+        plan("refine", {**GOOD, "without": "lerner"})

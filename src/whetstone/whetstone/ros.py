@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 import rclpy
@@ -269,16 +269,6 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
     def _check_deadlines(self) -> None:
         for deadline in list(self._waiting):
             deadline.check()
-
-    def await_publishers(self, subscriptions: Iterable[Any], seconds: float) -> list[str]:
-        """Block until each subscription has met a publisher: what is said before is lost to it, however reliable. Returns the topics of
-        those that have met none in time. For activate, where all peers are configured and nothing has happened yet."""
-        expires, waiting = time.monotonic() + seconds, list(subscriptions)
-        while waiting := [one for one in waiting if not one.get_publisher_count()]:
-            if time.monotonic() >= expires:
-                break
-            time.sleep(0.02)
-        return [one.topic_name for one in waiting]
 
     def call(self, client: Any, request: Any, peer: str, seconds: float, then: Callable[[Any], object]) -> Deadline:
         """Call a service as soon as it is there, without blocking; `then(response)`. No answer in time: the node fails naming the peer."""

@@ -1,0 +1,179 @@
+"""One robot as the learner node hears it: its episodes into a recorder, its weights and reports back to it.
+
+Role: ROS only. The node has one of these for every robot that feeds it, each with a recorder of its own, for robots' clocks have nothing to
+do with each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool
+from whetstone_msgs.msg import Action, Episode, Reward, Update
+
+from learner_node.journal import Done
+from learner_node.publisher import Options
+from learner_node.recorder import Decision, EpisodeInfo, Recorder
+from learner_node.weights_topics import WeightsTopics
+from whetstone.contracts import REWARD_VALUES, PolicySpec, RewardSample
+from whetstone.errors import ConfigError
+from whetstone.profile import RobotProfile
+from whetstone.ros import EPISODE, EVENT, LATCHED, WhetstoneNode, camera_qos, deserialize, joints_qos, stamp_of_raw, to_ns, to_stamp
+
+SETTLING = 1.0
+"""Seconds from when all publishers are known here: on a busy machine it takes them as long to know of us."""
+_OUTCOMES = {
+    Episode.OUTCOME_UNKNOWN: "aborted",
+    Episode.OUTCOME_SUCCESS: "success",
+    Episode.OUTCOME_FAILURE: "failure",
+    Episode.OUTCOME_TIMEOUT: "timeout",
+    Episode.OUTCOME_ABORTED: "aborted",
+}
+
+
+class RobotFeed:
+    """namespace: of the robot's topics; empty: the node's own. known: whether an episode (its id here, its iteration) was dealt with before
+    this process was started again.
+
+    recorder: of its episodes, whose ids bear the robot's name where there are several. asked: iteration whose update it waits for, None:
+    none. over: its run has ended, nobody waits for it. starts: episode -> robot time, ns, at which it began to run.
+    """
+
+    def __init__(
+        self,
+        node: WhetstoneNode[Any],
+        profile: RobotProfile,
+        spec: PolicySpec,
+        recorder: Recorder,
+        options: Options,
+        key: bytes,
+        *,
+        namespace: str = "",
+        realtime: bool = False,
+        known: Callable[[str, int], bool] = lambda *_: False,
+    ) -> None:
+        self.namespace, self.recorder = namespace, recorder
+        self.asked: int | None = None
+        self.over = False
+        self.starts: dict[str, int] = {}
+        self._profile, self._spec, self._known = profile, spec, known
+        self._stamp = 0
+        self.weights = WeightsTopics(
+            node, options, (spec.policy_id, spec.config_hash), key, lambda: self._stamp, prefix=f"/{namespace}/" if namespace else ""
+        )
+        self._updates = node.create_publisher(Update, self._topic("learner/update"), LATCHED)
+        self._listening = node.create_publisher(Bool, self._topic("learner/listening"), LATCHED)
+        self._listens, self._met = False, time.monotonic()
+        node.create_subscription(Reward, self._topic("reward"), self._on_reward, EVENT)
+        self.heard = [
+            node.create_subscription(Episode, self._topic("episode"), self._on_episode, EPISODE),
+            node.create_subscription(Action, self._topic("policy/action"), self._on_action, EVENT),
+            node.create_subscription(JointState, self._topic("policy/command"), self._on_command, EVENT),
+            node.create_subscription(JointState, self._topic(profile.joint_states), self._on_joints, joints_qos(realtime), raw=True),
+        ]
+        for name in spec.cameras:
+
+            def on_image(data: bytes, name: str = name) -> None:
+                if self.recorder.recording:
+                    self.recorder.image(name, stamp_of_raw(data), data)
+
+            topic = self._topic(profile.camera(name).topic)
+            self.heard.append(node.create_subscription(Image, topic, on_image, camera_qos(realtime), raw=True))
+
+    def greet(self) -> None:
+        """Tell the robot's episode manager once all its topics are heard here: what is said before is lost, however reliable."""
+        met, now = all(subscription.get_publisher_count() for subscription in self.heard), time.monotonic()
+        self._met = self._met if met else now
+        listens = now - self._met > SETTLING
+        if listens != self._listens:
+            self._listens = listens
+            self._listening.publish(Bool(data=listens))
+
+    def say(self, done: Done) -> None:
+        """Tell the robot's episode manager of an update. Its iteration has the number that the robot gave it."""
+        report = done.report
+        message = Update(
+            iteration=done.iteration if self.asked is None else self.asked,
+            version=done.version,
+            deployed=report.deploy,
+            interim=done.interim,
+            stop=report.stop,
+            reason=report.reason,
+            names=list(report.metrics),
+            values=[float(value) for value in report.metrics.values()],
+        )
+        message.header.stamp = to_stamp(self._stamp)
+        self._updates.publish(message)
+        if not done.interim:
+            self.asked = None
+
+    def _topic(self, name: str) -> str:
+        if not self.namespace:
+            return name
+        if name.startswith("/"):
+            raise ConfigError(
+                f"robot '{self._profile.name}' has the topic '{name}', which several robots would share; leave its first / out"
+            )
+        return f"/{self.namespace}/{name}"
+
+    def _id(self, episode_id: str) -> str:
+        return f"{self.namespace.replace('/', '.')}.{episode_id}" if self.namespace else episode_id
+
+    # What the robot says.
+
+    def _on_episode(self, message: Episode) -> None:
+        self._stamp = to_ns(message.header.stamp)
+        self.over = message.phase == Episode.PHASE_FINISHED
+        if message.phase == Episode.PHASE_UPDATING:
+            if message.mode == Episode.MODE_TRAIN:
+                self.asked = int(message.iteration)
+            return
+        name = self._id(message.episode_id)
+        if message.mode != Episode.MODE_TRAIN or self._known(name, message.iteration):
+            return
+        if message.phase == Episode.PHASE_RUNNING:
+            self.starts[name] = to_ns(message.start)
+        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
+            # Already while resetting, for actions and frames may come before the message that says RUNNING.
+            self.recorder.begin(EpisodeInfo(name, message.iteration, message.task, message.instruction, message.seed))
+        elif message.phase == Episode.PHASE_ENDED:
+            if message.outcome in (Episode.OUTCOME_ABORTED, Episode.OUTCOME_UNKNOWN):
+                self.recorder.discard(name)
+            else:
+                self.recorder.end(name, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
+        elif message.phase == Episode.PHASE_FINISHED and name not in self.recorder.waiting():
+            self.recorder.discard(name)
+
+    def _on_joints(self, data: bytes) -> None:
+        if self.recorder.recording:
+            message = deserialize(data, JointState)
+            self.recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
+
+    def _on_command(self, message: JointState) -> None:
+        if self.recorder.recording:
+            self.recorder.command(to_ns(message.header.stamp), self._profile.proprioception(list(message.name), message.position))
+
+    def _on_action(self, message: Action) -> None:
+        columns = len(message.names)
+        latent = np.array(message.latent, np.float32)
+        self.recorder.action(
+            self._id(message.episode_id),
+            Decision(
+                stamp=to_ns(message.header.stamp),
+                actions=np.array(message.chunk, np.float32).reshape(message.horizon, columns),
+                latent=latent if latent.size else None,
+                log_probability=message.log_probability,
+                version=message.policy_version,
+            ),
+        )
+
+    def _on_reward(self, message: Reward) -> None:
+        values = {name: getattr(message, name) for name in REWARD_VALUES}
+        sample = RewardSample(
+            stamp=to_ns(message.header.stamp), valid=message.valid, reason=message.reason, window=message.window, **values
+        )
+        self.recorder.reward(self._id(message.episode_id), sample, message.model_id)
