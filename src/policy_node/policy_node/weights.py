@@ -73,7 +73,8 @@ class WeightsReceiver:
         self._previous: tuple[int, str, dict[str, np.ndarray]] | None = None
         self._rolled_back: set[str] = set()
         self._coming: Assembler | None = None  # announced and neither applied nor refused
-        self._news = 0.0
+        self._file: int | None = None  # descriptor of its hand-over file while that is read
+        self._news = 0.0  # when something of it came last
         self._forget_requests()
 
     # What comes.
@@ -258,7 +259,7 @@ class WeightsReceiver:
             if not self._in_use and identity(digests(own, manifest.chunk_size)) != manifest.base_sha256:
                 own = None
         coming = Assembler(manifest, own)
-        self._asked = np.zeros(manifest.chunk_count, bool)
+        self._forget_requests(manifest.chunk_count)
         self._base = manifest.base_sha256 if own is not None else ""
         return coming
 
@@ -295,12 +296,12 @@ class WeightsReceiver:
         self._forget_requests()
 
     def _forget_requests(self, count: int = 0) -> None:
-        self._file: int | None = getattr(self, "_file", None)
+        """count: chunks of what is on its way."""
         self._asked = np.zeros(count, bool)
         self._asked_at = 0.0
-        self._base = ""
-        self._strikes: dict[int, int] = {}
-        self._wait = self._patience
+        self._base = ""  # payload_sha256 that differences are asked from; empty: none are
+        self._strikes: dict[int, int] = {}  # index -> times that it came damaged
+        self._wait = self._patience  # seconds without news after which chunks are asked for again
 
 
 def _answer(manifest: Manifest, status: Literal["applied", "refused", "rolled_back"], reason: str) -> Acknowledgement:

@@ -36,6 +36,7 @@ ARGUMENTS = {
     "repeats": "5",
     "timeout": "60",
     "domain": "97",
+    "note": "",
     "results": "results/bench-weights.json",
 }
 HELP = """make bench-weights ARGS='name:=value ...': weights from one process to another
@@ -48,6 +49,7 @@ HELP = """make bench-weights ARGS='name:=value ...': weights from one process to
   repeats:=5                    one at 1 GB
   timeout:=60                   seconds that a push may take
   domain:=97                    ROS domain
+  note:=                        what else ran on the machine, for the rows; the load average is noted anyway
   results:=results/bench-weights.json
 """
 _SIZES = {"1MB": 1, "10MB": 10, "100MB": 100, "1GB": 1000}
@@ -267,7 +269,7 @@ def main(arguments: list[str]) -> None:
     for loss in [] if reason else losses:
         size, count = values["loss_size"], min(repeats, 3)
         todo += [(f"{size}, {loss} % loss", name, subject, _SIZES[size], count, float(loss)) for name, subject in LOSSY.items()]
-    changed = spelled(values, ARGUMENTS)
+    changed = spelled({name: value for name, value in values.items() if name != "note"}, ARGUMENTS)
     command = f"make bench-weights ARGS='{changed}'" if changed else "make bench-weights"
     for case, name, subject, megabytes, count, loss in todo:
         made = _one(case, name, subject, megabytes, count, loss, values)
@@ -277,7 +279,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _one(case: str, name: str, subject: Subject, megabytes: float, count: int, loss: float | None, values: dict[str, str]) -> list[dict]:
-    load = f"load average {os.getloadavg()[0]:.1f} before"
+    load = f"load average {os.getloadavg()[0]:.1f} before{'; ' + values['note'] if values['note'] else ''}"
     with tempfile.TemporaryDirectory() as folder:
         try:
             if loss is None:
