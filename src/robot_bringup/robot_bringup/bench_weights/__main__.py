@@ -34,7 +34,8 @@ ARGUMENTS = {
     "loss": "1,5,20",
     "loss_size": "10MB",
     "repeats": "5",
-    "timeout": "60",
+    "timeout": "120",
+    "loss_timeout": "30",
     "domain": "97",
     "note": "",
     "results": "results/bench-weights.json",
@@ -47,7 +48,8 @@ HELP = """make bench-weights ARGS='name:=value ...': weights from one process to
   loss:=1,5,20                  per cent of packets lost between two namespaces (needs root, ip and nft); empty: none
   loss_size:=10MB
   repeats:=5                    one at 1 GB
-  timeout:=60                   seconds that a push may take
+  timeout:=120                  seconds that a push may take
+  loss_timeout:=30              the same where packets are lost
   domain:=97                    ROS domain
   note:=                        what else ran on the machine, for the rows; the load average is noted anyway
   results:=results/bench-weights.json
@@ -286,7 +288,8 @@ def _one(case: str, name: str, subject: Subject, megabytes: float, count: int, l
                 pushes = measure(subject, megabytes, count, values, Path(folder))
             else:
                 with network.lossy(loss) as before:
-                    pushes = measure(subject, megabytes, count, values, Path(folder), before, network.ADDRESSES[0])
+                    patient = {**values, "timeout": values["loss_timeout"]}
+                    pushes = measure(subject, megabytes, count, patient, Path(folder), before, network.ADDRESSES[0])
                     load = f"{network.dropped()} packets lost, both ways and with the first push that is not counted; {load}"
         except Failed as failure:
             print(f"{case:<28} {name:<24} {failure}", file=sys.stderr, flush=True)
