@@ -118,3 +118,39 @@ def test_bench_reward_of_several_robots():
         cases = [f"small {count} frames, 224 px, cpu, 4 robots" for count in lengths]
         found = {row["case"]: row["value"] for row in rows("bench-reward.json") if (row["subject"], row["metric"]) == ("together", metric)}
         assert [float(cell) for cell in shown[words]] == [pytest.approx(found[case], rel=0.06) for case in cases]
+
+
+WAYS = ("whetstone", "whetstone_file", "one_message", "grpc_chunks", "zeromq_lz4")
+LOSSY_WAYS = ("whetstone", "whetstone_default_dds", "one_message", "grpc_chunks", "zeromq_lz4")
+
+
+def cell(found: dict, case: str, way: str, metric: str = "push_to_applied") -> str:
+    """As the README shows a figure of bench-weights.json: two digits, or that it did not arrive."""
+    if (case, way, "failed") in found:
+        return "not in time"
+    return f"{found[case, way, metric]:.2g}" if found[case, way, metric] < 100 else f"{found[case, way, metric]:.0f}"
+
+
+@pytest.mark.parametrize(
+    ("heading", "cases", "ways", "metric"),
+    [
+        ("push to applied, s", ("1MB", "10MB", "100MB", "1GB"), WAYS, "push_to_applied"),
+        ("CPU of both sides, s", ("1MB", "10MB", "100MB", "1GB"), WAYS, "cpu_time"),
+        ("peak memory of both sides, MB", ("1MB", "10MB", "100MB", "1GB"), WAYS, "peak_memory"),
+        ("10 MB, s", ("10MB, 1 % loss", "10MB, 5 % loss", "10MB, 20 % loss"), LOSSY_WAYS, "push_to_applied"),
+    ],
+)
+def test_bench_weights(heading, cases, ways, metric):
+    found = {(row["case"], row["subject"], row["metric"]): row["value"] for row in rows("bench-weights.json")}
+    assert table([heading, *cases]) == [[f"`{way}`", *(cell(found, case, way, metric) for case in cases)] for way in ways]
+    assert not any(value for (_, _, metric), value in found.items() if metric == "corrupt_applied")
+
+
+def test_bench_weights_of_a_policy():
+    found = {(row["case"], row["subject"], row["metric"]): row["value"] for row in rows("bench-weights.json")}
+    shown = {(line[0], line[1].strip("`")): line[2:] for line in table(["policy of 100 MB", "", "sent, MB", "push to applied, s"])}
+    expected = {(case.removeprefix("policy 100MB, "), way) for case, way, _ in found if case.startswith("policy")}
+    assert set(shown) == expected
+    for (trained, way), cells in shown.items():
+        case = f"policy 100MB, {trained}"
+        assert cells == [cell(found, case, way, "sent"), cell(found, case, way)]

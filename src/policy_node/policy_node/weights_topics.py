@@ -98,7 +98,7 @@ class WeightsTopics:
                 )
         if self._receiver.note != self._note:
             self._note = self._receiver.note
-            self._node.get_logger().warning(f"weights: {self._note}")
+            self._node.get_logger().warning(f"weights: {self._note}", throttle_duration_sec=1.0)
         counters = self._node.counters
         counters["weights_receiving"] = self._receiver.progress
         for name, count in self._receiver.counts.items():

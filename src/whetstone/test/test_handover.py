@@ -41,7 +41,7 @@ def test_only_a_private_regular_file_of_ours_is_opened(tmp_path: Path) -> None:
     link.symlink_to(path)
     os.mkfifo(pipe, 0o600)
     for bad, word in (
-        (str(link), "symbolic link"),
+        (str(link), "not a regular file"),
         (str(pipe), "not a regular file"),
         (str(tmp_path), "not a regular file"),
         (str(tmp_path / "none"), "No such file"),
@@ -56,6 +56,26 @@ def test_only_a_private_regular_file_of_ours_is_opened(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(InputError, match="open to others"):
         contents(path)
+
+
+def test_what_is_no_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a watchdog device, say, arms it."""
+
+    def opened(*arguments: object) -> int:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(InputError, match="not a regular file"):
+        open_checked("/dev/null", 0)
+
+
+def test_a_link_that_appears_in_between_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Handover([tmp_path]).write(PAYLOAD)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    monkeypatch.setattr(os, "lstat", os.stat)  # as if it had been a file a moment ago
+    with pytest.raises(InputError, match="symbolic link"):
+        open_checked(str(link), len(PAYLOAD))
 
 
 def test_a_file_of_another_user_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,9 @@ def open_checked(path: str, size: int) -> int:
     if not os.path.isabs(path):
         raise InputError(f"hand-over file '{path}': not an absolute path")
     try:
-        # O_NONBLOCK: opening a pipe must not wait for its other end.
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # before it is opened: with some devices that alone does something
+            raise InputError(f"hand-over file {path}: not a regular file")
+        # Once more on what was opened, below. O_NONBLOCK: opening a pipe must not wait for its other end.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise InputError(f"hand-over file {path}: {getattr(error, 'strerror', None) or error}") from None

@@ -44,11 +44,14 @@ def lossy(per_cent: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
     """What to put before a command to run it in either namespace. Both are gone afterwards."""
     try:
         for name in NAMES:
+            _ip("netns", "del", name, check=False)  # of a run that was killed
             _ip("netns", "add", name)
         devices = ("ws0", "ws1")
         _ip("link", "add", devices[0], "netns", NAMES[0], "type", "veth", "peer", "name", devices[1], "netns", NAMES[1])
         for name, device, address in zip(NAMES, devices, ADDRESSES):
             _ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
+            # One frame is one packet: else TCP would be handed over, and lost, 64 KB at a time.
+            _ip("-n", name, "link", "set", device, "gso_max_segs", "1", "gso_max_size", "1500")
             _ip("-n", name, "link", "set", device, "up")
             _ip("-n", name, "link", "set", "lo", "up")
             _ip("-n", name, "route", "add", "224.0.0.0/4", "dev", device)
