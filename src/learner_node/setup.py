@@ -27,6 +27,7 @@ setup(
             "ra_bc = learner_node.ra_bc:RABC",
             "top_awr = learner_node.top_awr:TOPAWR",
             "awr = learner_node.awr:AWR",
+            "recap = learner_node.recap:RECAP",
             "spiral = learner_node.spiral:SPIRAL",
             "dsrl = learner_node.dsrl:DSRL",
             "ppo = learner_node.ppo:PPO",

@@ -24,6 +24,7 @@ setup(
             "flow_vla = policy_node.flow_vla:FlowVLAPolicy",
             "steered = policy_node.steered:SteeredPolicy",
             "stochastic = policy_node.stochastic:StochasticPolicy",
+            "conditioned = policy_node.conditioned:ConditionedPolicy",
             "residual = policy_node.residual:ResidualPolicy",
         ],
     },

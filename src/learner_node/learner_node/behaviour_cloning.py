@@ -19,6 +19,7 @@ class BehaviourCloning(FlowImitation[ImitationConfig]):
 
     name = "behaviour_cloning"
     settings = ImitationConfig
+    reads_reward = False
     nothing = "there was no episode"
 
     def weigh(self, episodes: Sequence[Kept]) -> list[np.ndarray]:

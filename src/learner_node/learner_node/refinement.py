@@ -3,12 +3,13 @@
 Role: the learner plug-in `flow_refinement`. What it shares with others: imitation.py, where the loss is. Depends on torch by way of that;
 knows nothing of ROS.
 
-    w(o, chunk) = 1 of a success,  -failure_weight of a failure
+    w(o, chunk) = 1 of a success,  -failure_weight of a failure of its own
 
 That is DiffusionNFT (Zheng et al., arXiv 2509.16117) with beta = 1: the mirror image of v in v_old is made to fit the failures, so v
 leaves them by as much as they differ from what it did, and by no more. Imitating successes alone moves a policy that succeeds p of the
 time by the share 1 - p of the way from failures to successes: it stalls just where it gets good, and every imitation's own error eats
-up the gain.
+up the gain. A failure from before the run (prior.py) teaches nothing: the mirror image throws v the further, the less the chunk is one
+that v_old would have made.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from learner_node.imitation import FlowImitation, ImitationConfig, Kept, labelled, progress
+from learner_node.imitation import PRIOR, FlowImitation, ImitationConfig, Kept, labelled, progress
 from whetstone.contracts import Rollout
 
 
@@ -38,7 +39,9 @@ class FlowRefinement(FlowImitation[RefinementConfig]):
     settings = RefinementConfig
 
     def weigh(self, episodes: Sequence[Kept]) -> list[np.ndarray]:
-        return [weigh(kept.rollout, self.config.regress_tolerance, self.config.failure_weight) for kept in episodes]
+        config = self.config
+        avoided = [0.0 if kept.iteration == PRIOR else config.failure_weight for kept in episodes]
+        return [weigh(kept.rollout, config.regress_tolerance, one) for kept, one in zip(episodes, avoided, strict=True)]
 
 
 def weigh(rollout: Rollout, regress_tolerance: float, failure_weight: float) -> np.ndarray:

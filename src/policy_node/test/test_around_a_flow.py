@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_flow_vla import observation, small
 
+from policy_node.conditioned import ConditionedConfig, ConditionedPolicy
 from policy_node.residual import ResidualConfig, ResidualPolicy
 from policy_node.steered import SteeredConfig, SteeredPolicy
 from policy_node.stochastic import StochasticConfig, StochasticPolicy
@@ -34,8 +35,17 @@ def stochastic(**changes: Any) -> StochasticPolicy:
     return StochasticPolicy(StochasticConfig(**changes), small())
 
 
-MAKE = {"steered": steered, "residual": residual, "stochastic": stochastic}
-CONTRACTS = {"steered": contracts.SteeredPolicy, "residual": contracts.ResidualPolicy, "stochastic": contracts.StochasticPolicy}
+def conditioned(**changes: Any) -> ConditionedPolicy:
+    return ConditionedPolicy(ConditionedConfig(**changes), small())
+
+
+MAKE = {"steered": steered, "residual": residual, "stochastic": stochastic, "conditioned": conditioned}
+CONTRACTS = {
+    "steered": contracts.SteeredPolicy,
+    "residual": contracts.ResidualPolicy,
+    "stochastic": contracts.StochasticPolicy,
+    "conditioned": contracts.ConditionedPolicy,
+}
 
 
 def act(policy: Any, seed: int, mode: contracts.PolicyMode) -> contracts.Chunk:
@@ -70,7 +80,7 @@ def test_only_its_own_networks_are_trained_and_sent(name: str) -> None:
     policy, other = MAKE[name](), MAKE[name]()
     state = policy.trainable_state()
     assert all(np.array_equal(state[key], value) for key, value in other.trainable_state().items()), "both sides begin alike"
-    if name != "stochastic":  # whose flow itself is trained
+    if name not in ("stochastic", "conditioned"):  # whose flow itself is trained
         assert all(key.partition(".")[0] in ("actor", "residual", "critics") for key in state)
         assert not any(value.requires_grad for value in policy.inner.network.parameters())
     changed = {key: value + 0.1 for key, value in state.items()}
@@ -101,9 +111,19 @@ def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", sorted(MAKE))
 def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(name: str) -> None:
     policy, plain = MAKE[name](), small()
+=======
+@pytest.mark.parametrize(
+    "make",
+    [steered, lambda: residual(choices=1), stochastic, conditioned, lambda: conditioned(guidance=2.5)],
+    ids=["steered", "residual", "stochastic", "conditioned", "guided"],
+)
+def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(make: Any) -> None:
+    policy, plain = make(), small()
+>>>>>>> 6f48977 (RECAP, an advantage-conditioned policy; episodes from before the run and interventions for imitators (work under way))
     plain.reset(INSTRUCTION, 1, "greedy")
     np.testing.assert_allclose(act(policy, 1, "greedy").actions, plain.act(observation()).actions, atol=1e-6)
 
@@ -265,3 +285,54 @@ def test_an_inner_policy_that_cannot_be_begun_from_noise_is_named() -> None:
         patch.setattr(module, "configured", lambda *_: (Other, {}))
         with pytest.raises(ConfigError, match="key 'inner': policy 'other' has no see"):
             module.load_inner("other", load_profile("franka"), "cpu", "my.yaml")
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sampled", "exploring"])
+def test_a_conditioned_policy_begins_as_the_one_inside_and_adds_two_vectors(mode: contracts.PolicyMode) -> None:
+    policy, plain = conditioned(), small()
+    plain.reset(INSTRUCTION, 4, mode)
+    chunk, expected = act(policy, 4, mode), plain.act(observation())
+    np.testing.assert_array_equal(chunk.actions, expected.actions)
+    np.testing.assert_array_equal(chunk.latent, expected.latent)
+    state, inside = policy.trainable_state(), plain.trainable_state()
+    assert set(state) - set(inside) == {"advantage.positive", "advantage.negative"}
+    assert all(np.array_equal(state[name], value) for name, value in inside.items())
+
+
+def test_an_indicator_changes_the_velocity_of_its_own_rows_alone_and_has_a_gradient_from_the_start() -> None:
+    network = conditioned().network
+    inputs, chunk = torch.randn(4, network.seen), torch.randn(4, network.horizon * network.columns)
+    time, told = torch.rand(4), torch.tensor([1.0, -1.0, 0.0, 1.0])
+    plain = network.velocity(inputs, chunk, time, torch.ones(4))
+    torch.testing.assert_close(network.velocity(inputs, chunk, time, torch.ones(4), told), plain)
+    network.velocity(inputs, chunk, time, torch.ones(4), told).square().sum().backward()
+    vectors = network.advantage
+    assert all(float(vectors[name].grad.abs().sum()) > 0 for name in ("positive", "negative"))
+    with torch.no_grad():
+        vectors["positive"].normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+        changed = (network.velocity(inputs, chunk, time, torch.ones(4), told) - plain).abs().amax(1) > 1e-6
+    assert changed.tolist() == [True, False, False, True]
+
+
+def test_it_acts_positive_and_guidance_takes_it_further_from_the_velocity_without_an_indicator() -> None:
+    """Of one Euler step the chunk is linear in beta: 0: as without indicator, 1: positive, 2: as far again."""
+    chunks = []
+    for guidance in (0.0, 1.0, 2.0):
+        policy = conditioned(guidance=guidance)
+        network = policy.network
+        with torch.no_grad():
+            network.advantage["positive"].normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+            inputs, noise = torch.ones(1, network.seen), torch.zeros(1, network.horizon * network.columns)
+            chunks.append(network.sample(inputs, noise, 1, torch.zeros(1)))
+            plain = network.velocity(inputs, noise, torch.zeros(1), torch.zeros(1))
+            positive = network.velocity(inputs, noise, torch.zeros(1), torch.zeros(1), torch.ones(1))
+    torch.testing.assert_close(chunks[0], plain)
+    torch.testing.assert_close(chunks[1], positive)
+    torch.testing.assert_close(chunks[2] - chunks[1], chunks[1] - chunks[0])
+    assert not torch.allclose(chunks[0], chunks[1])
+
+
+def test_guidance_counts_for_no_configuration_hash_and_the_inner_policy_does() -> None:
+    """Weights learned with one guidance may be deployed with another."""
+    hashes = {conditioned(guidance=one).spec.config_hash for one in (1.0, 2.0)}
+    assert len(hashes) == 1 and conditioned().spec.config_hash != small().spec.config_hash

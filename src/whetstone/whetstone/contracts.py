@@ -114,6 +114,16 @@ class FlowPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class ConditionedPolicy(FlowPolicy, Protocol):
+    """A flow policy that is told whether a chunk is better than usual: what RECAP asks for.
+
+    network.velocity takes a fifth argument, (B,): 1 better, -1 not, 0 untold. guidance: beta with which it acts as if it always were.
+    """
+
+    guidance: float
+
+
+@runtime_checkable
 class SteeredPolicy(Policy, Protocol):
     """A frozen flow policy whose initial noise a trainable actor chooses: what DSRL asks for beyond Policy.
 
