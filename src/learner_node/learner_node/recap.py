@@ -80,6 +80,8 @@ class RECAP(FlowImitation[RECAPConfig]):
         if self.config.restart:
             self.policy.load_trainable_state(self._rounds.states[0])
             self.forget(failed=False)
+            # What it learns from anew are all decisions, not the latest alone.
+            self._new.fill_(sum(len(kept.inputs) for kept in self._buffer))
         return super().learn(material)
 
     def loss(self, old: Any, inputs: torch.Tensor, chunks: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:

@@ -12,23 +12,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_actor_critic import make, played
-from tiny_flow import TinyPolicy, rollout
+from tiny_flow import TinyConditioned, TinyPolicy, rollout
 
 from learner_node import checkpoint
 from learner_node.awr import AWR
 from learner_node.checkpoint import Checkpoints, capture, put_back
+from learner_node.recap import RECAP
 from learner_node.refinement import FlowRefinement
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 
 
-def imitation(cls: Any) -> Any:
-    return cls.load({"tensors": "all", "steps": 20, "updates": 100.0, "batch": 32, "gate": {"episodes": 4}}, TinyPolicy(), 0)
+def imitation(cls: Any, policy: Any = TinyPolicy) -> Any:
+    return cls.load({"tensors": "all", "steps": 20, "updates": 100.0, "batch": 32, "gate": {"episodes": 4}}, policy(), 0)
 
 
 LEARNERS: dict[str, Callable[[], Any]] = {
     "flow_refinement": lambda: imitation(FlowRefinement),
     "awr": lambda: imitation(AWR),
+    "recap": lambda: imitation(RECAP, TinyConditioned),
     **{name: lambda name=name: make(name, gate={"episodes": 4, "confidence": 0.95}) for name in ("dsrl", "spiral", "ppo")},
 }
 

@@ -16,7 +16,7 @@ from learner_node.group import Group
 
 pytest.importorskip("accelerate")
 
-NAMES = ("flow_refinement", "ppo")
+NAMES = ("flow_refinement", "recap", "ppo")
 SCRIPT = """
 import json, sys
 from pathlib import Path

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_flow import TinyPolicy, rollout
+from tiny_flow import TinyConditioned, TinyPolicy, rollout
 
 from learner_node import awr, ra_bc, shaping
 from learner_node.awr import AWR
@@ -17,6 +17,7 @@ from learner_node.behaviour_cloning import BehaviourCloning
 from learner_node.filtered_bc import FilteredBC
 from learner_node.imitation import Kept
 from learner_node.ra_bc import RABC
+from learner_node.recap import RECAP
 from learner_node.refinement import FlowRefinement
 from learner_node.shaping import Shaping
 from learner_node.top_awr import TOPAWR, top_awr_weights
@@ -24,7 +25,7 @@ from whetstone.config import load_yaml, root
 from whetstone.contracts import Learner, Rollout
 from whetstone.plugins import load_plugin
 
-LEARNERS: dict[str, Any] = {one.name: one for one in (FlowRefinement, BehaviourCloning, FilteredBC, RABC, TOPAWR, AWR)}
+LEARNERS: dict[str, Any] = {one.name: one for one in (FlowRefinement, BehaviourCloning, FilteredBC, RABC, TOPAWR, AWR, RECAP)}
 PROGRESS = st.lists(st.floats(0, 1, width=32) | st.just(float("nan")), min_size=2, max_size=12)
 
 
@@ -35,14 +36,18 @@ def kept(record: Rollout) -> Kept:
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     given = {"tensors": "all", "learning_rate": 1e-3, "steps": 150, "updates": 100.0, "batch": 64, "demonstration_share": 0.0, **changes}
-    return LEARNERS[name].load(given, TinyPolicy(0), seed)
+    return LEARNERS[name].load({"value_steps": 40, **given} if name == "recap" else given, policy(name), seed)
+
+
+def policy(name: str) -> TinyPolicy:
+    return TinyConditioned(0) if name == "recap" else TinyPolicy(0)
 
 
 @pytest.mark.parametrize("name", sorted(LEARNERS))
 def test_the_shipped_configuration_is_the_plug_in_s_own(name: str) -> None:
     given = load_yaml(root() / "config" / "learners" / f"{name}.yaml")
     assert given["plugin"] == name and load_plugin("whetstone.learners", name) is LEARNERS[name]
-    learner = LEARNERS[name].load(given, TinyPolicy(0), 0)
+    learner = LEARNERS[name].load(given, policy(name), 0)
     assert isinstance(learner, Learner)
     assert learner.config == LEARNERS[name].settings(plugin=name), "the file and the defaults in the code differ"
 
@@ -121,7 +126,7 @@ def test_advantages_are_judged_by_other_episodes() -> None:
 def test_what_is_not_labelled_weighs_nothing(episodes: list[tuple[list[float], str]]) -> None:
     records = [kept(rollout(outcome, (0, 0), progress=tuple(progress))) for progress, outcome in episodes]
     for name in sorted(set(LEARNERS) - {"behaviour_cloning"}):  # which reads no reward
-        learner = make(name, value_steps=2) if name == "awr" else make(name)
+        learner = make(name, value_steps=2) if name in ("awr", "recap") else make(name)
         weights = learner.weigh(records)
         for one, (progress, _) in zip(weights, episodes, strict=True):
             gains = np.diff(np.asarray(progress, np.float32).astype(float))

@@ -4,9 +4,9 @@ Role: the policy plug-in `conditioned` (contract: whetstone.contracts.Conditione
 2511.14759). The flow itself is trained, with one learned vector for "positive" and one for "negative". Depends on torch; knows nothing of
 ROS or simulators.
 
-The vector is added to what the network makes of what it sees and of the flow's time, before that modulates every block: where a class goes
-in a diffusion transformer (DiT, arXiv 2212.09748). Without an indicator nothing is added. Both begin as zero: what has learned nothing acts
-as the policy inside. Acting, with guidance beta (classifier-free guidance, arXiv 2207.12598; 1: the positive velocity alone):
+The vector is a further input of the network: it is added in the first layer of what looks at the inputs, so that what it changes depends on
+what is seen. Without an indicator nothing is added. Both vectors begin as zero: what has learned nothing acts as the policy inside. Acting,
+with guidance beta (classifier-free guidance, arXiv 2207.12598; 1: the positive velocity alone):
 
     v = v_none + beta (v_positive - v_none)
 """
@@ -28,6 +28,8 @@ from whetstone.contracts import Chunk, Observation, PolicyMode
 from whetstone.profile import RobotProfile
 
 _SOURCE = "config/policies/conditioned.yaml"
+_GAIN = 5.0
+"""Of the vectors: they begin as zero, and have to get far within an update's few steps of a size that suits biases."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,20 @@ class ConditionedNetwork(FlowNetwork):
         self, inputs: torch.Tensor, chunk: torch.Tensor, time: torch.Tensor, scale: torch.Tensor, indicator: torch.Tensor | None = None
     ) -> torch.Tensor:
         """As FlowNetwork.velocity. indicator (B,): above 0 positive, below 0 negative, 0 (or without it) none."""
-        context = self.context(inputs)
-        if indicator is not None:
-            which = indicator.to(context.device)[:, None]
-            context = context + (which > 0) * self.advantage["positive"] + (which < 0) * self.advantage["negative"]
-        return self._velocity(context, chunk, time, scale)
+        if indicator is None:
+            return super().velocity(inputs, chunk, time, scale)
+        which = indicator.to(inputs.device)[:, None]
+        vector = (which > 0) * self.advantage["positive"] + (which < 0) * self.advantage["negative"]
+        return self._velocity(self._told(inputs, vector), chunk, time, scale)
+
+    def _told(self, inputs: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+        """(B, width), as `context` of inputs."""
+        return self.context[1:](self.context[0](inputs) + _GAIN * vector)
 
     def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: torch.Tensor) -> torch.Tensor:
         """As FlowNetwork.sample, positive."""
         chunk, plain = noise, self.context(inputs)
-        positive = plain + self.advantage["positive"]
+        positive = self._told(inputs, self.advantage["positive"])
         for step in range(steps):
             time = torch.full((len(noise),), step / steps, device=noise.device)
             velocity = self._velocity(positive, chunk, time, scale)

@@ -111,19 +111,9 @@ def test_a_steered_chunk_is_the_inner_one_from_the_chosen_noise() -> None:
     np.testing.assert_array_equal(greedy.actions, act(policy, 6, "greedy").actions)
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("name", sorted(MAKE))
+@pytest.mark.parametrize("name", [*sorted(MAKE), "guided"])
 def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(name: str) -> None:
-    policy, plain = MAKE[name](), small()
-=======
-@pytest.mark.parametrize(
-    "make",
-    [steered, lambda: residual(choices=1), stochastic, conditioned, lambda: conditioned(guidance=2.5)],
-    ids=["steered", "residual", "stochastic", "conditioned", "guided"],
-)
-def test_what_has_learned_nothing_acts_greedily_as_the_policy_inside(make: Any) -> None:
-    policy, plain = make(), small()
->>>>>>> 6f48977 (RECAP, an advantage-conditioned policy; episodes from before the run and interventions for imitators (work under way))
+    policy, plain = MAKE[name]() if name in MAKE else conditioned(guidance=2.5), small()
     plain.reset(INSTRUCTION, 1, "greedy")
     np.testing.assert_allclose(act(policy, 1, "greedy").actions, plain.act(observation()).actions, atol=1e-6)
 
