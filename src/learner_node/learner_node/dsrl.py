@@ -30,7 +30,7 @@ import torch
 from learner_node.descent import Descent
 from learner_node.replay import Transitions
 from learner_node.replay_learner import ReplayConfig, ReplayLearner
-from whetstone.config import parse
+from whetstone.config import parse, source_of
 from whetstone.contracts import Rollout, SteeredPolicy
 from whetstone.errors import ConfigError
 from whetstone.networks import Critics
@@ -55,7 +55,9 @@ class DSRLConfig(ReplayConfig):
 
 
 class DSRL(ReplayLearner[DSRLConfig]):
-    """See the module."""
+    """See the module. No noise made what a human did: such decisions are left out, and so is every episode of a policy without noise."""
+
+    corrects = False
 
     def __init__(self, config: DSRLConfig, policy: SteeredPolicy, seed: int):
         super().__init__(config, policy, seed, salt=31)
@@ -69,7 +71,7 @@ class DSRL(ReplayLearner[DSRLConfig]):
         parsed = parse(DSRLConfig, config, _SOURCE)
         if not isinstance(policy, SteeredPolicy):
             raise ConfigError(f"learner 'dsrl' needs a policy whose noise an actor chooses; use policy:={parsed.policy}")
-        return cls(parsed, policy, seed)
+        return cls(parsed, policy, seed).with_prior(source_of(config, _SOURCE))
 
     def forget(self, failed: bool) -> None:
         if failed:
@@ -87,7 +89,7 @@ class DSRL(ReplayLearner[DSRLConfig]):
 
     def actions(self, rollout: Rollout) -> torch.Tensor:
         if rollout.latents is None or rollout.latents.shape[1] != self.actor.size:
-            given = "none" if rollout.latents is None else str(rollout.latents.shape[1])
+            given = "no" if rollout.latents is None else str(rollout.latents.shape[1])
             raise ConfigError(
                 f"episode {rollout.episode_id}: its decisions hold {given} numbers of noise, learner 'dsrl' needs {self.actor.size}; "
                 f"use policy:={self.config.policy}"

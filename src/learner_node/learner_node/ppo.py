@@ -23,6 +23,7 @@ import torch
 from learner_node import shaping
 from learner_node.descent import Descent
 from learner_node.group import group
+from learner_node.interventions import intervened
 from learner_node.rounds import GateConfig, RoundsConfig
 from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
@@ -133,7 +134,8 @@ class PPO(RoundsLearner[_Data]):
             values = self._values(inputs)
             advantages = gae(earned, values, self.config.shaping.discount, self.config.trace)
             wanted = advantages + values
-            known = torch.from_numpy(np.isfinite(earned))
+            # What a human did in its place (interventions.py) says nothing of what it drew.
+            known = torch.from_numpy(np.isfinite(earned) & ~intervened(rollout))
             as_tensor = [torch.from_numpy(one).float()[known] for one in (advantages, wanted)]
             parts.append(_Data(inputs[known], chains[known], *as_tensor))
         if sum(len(part.wanted) for part in parts) < 2:

@@ -7,8 +7,8 @@ With V fitted to the discounted returns (each half of the episodes judged by the
     A_t = sum_{k < N} gamma^k r_{t+k} + gamma^N V(o_{t+N}) - V(o_t),     0 behind the last decision
     I_t = 1[A_t > epsilon],  epsilon of each instruction such that the share `positive_share` of its decisions is positive
     loss = || v(x_t, t, o, I) - u ||^2 over all labelled decisions, I left out of a share `dropout` of them
-Corrections by a human and demonstrations are positive. Unlike weights, an indicator throws nothing away: what failed is learned too, as
-what "negative" means.
+Corrections by a human and successful demonstrations are positive. Unlike weights, an indicator throws nothing away: what failed is learned
+too, as what "negative" means.
 
 Each update begins with the weights that the run began with and learns from all episodes in memory, as the paper's do (`restart`).
 Departures: V is a small network under least squares instead of a vision-language model over 201 bins; rewards are shaped from the reward
@@ -37,7 +37,7 @@ class RECAPConfig(ImitationConfig):
     rewards; value_steps: of the value function's training in each update."""
 
     policy: str = "conditioned"
-    positive_share: float = field(default=0.3, metadata={"gt": 0, "lt": 1})
+    positive_share: float = field(default=0.4, metadata={"gt": 0, "lt": 1})
     lookahead: int = field(default=50, metadata={"ge": 1})
     dropout: float = field(default=0.3, metadata={"ge": 0, "lt": 1})
     restart: bool = True
@@ -73,7 +73,8 @@ class RECAP(FlowImitation[RECAPConfig]):
             those = [index for index, kept in enumerate(episodes) if kept.rollout.instruction == instruction]
             limit = threshold(np.concatenate([advantages[index][known[index]] for index in those]), config.positive_share)
             for index in those:
-                found[index] = np.where(advantages[index] > limit, 1.0, -1.0) * known[index]
+                shown = episodes[index].success and episodes[index].rollout.source == "demonstration"
+                found[index] = np.where((advantages[index] > limit) | shown, 1.0, -1.0) * known[index]
         return found
 
     def learn(self, material: tuple[Pool, Pool]) -> tuple[dict[str, float], str]:

@@ -24,7 +24,7 @@ import torch
 from learner_node.descent import Descent
 from learner_node.replay import Transitions
 from learner_node.replay_learner import ReplayConfig, ReplayLearner
-from whetstone.config import parse
+from whetstone.config import parse, source_of
 from whetstone.contracts import ResidualPolicy, Rollout
 from whetstone.errors import ConfigError
 
@@ -54,7 +54,7 @@ class SPIRAL(ReplayLearner[SPIRALConfig]):
         parsed = parse(SPIRALConfig, config, _SOURCE)
         if not isinstance(policy, ResidualPolicy):
             raise ConfigError(f"learner 'spiral' needs a policy with a residual and critics; use policy:={parsed.policy}")
-        return cls(parsed, policy, seed)
+        return cls(parsed, policy, seed).with_prior(source_of(config, _SOURCE))
 
     def forget(self, failed: bool) -> None:
         rate, policy = self.config.learning_rate, self.policy

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_actor_critic
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_imitation import LEARNERS, policy
 from tiny_flow import TinyPolicy, rollout
 
+from learner_node import checkpoint
 from learner_node.prior import prior_count, read_prior
+from learner_node.replay import Halves, Transitions, transitions
+from learner_node.shaping import Shaping
 from whetstone.contracts import PolicySpec, Rollout
 from whetstone.errors import ConfigError
 from whetstone.store import RolloutStore
@@ -198,3 +203,87 @@ def test_a_correction_in_a_demonstration_is_taken_as_it_was_commanded(tmp_path: 
     made = learner("filtered_bc", stored(tmp_path, episode))
     prior = made._pools(0)[0]
     assert len(prior) == 3 and made._prior[0].chunks.tolist() == [[1.0, -1.0]] * 3
+
+
+# Learners from a replay buffer.
+
+
+def replaying(name: str, prior: str = "", **changes: Any) -> Any:
+    made = test_actor_critic.POLICIES[name]()
+    made.spec = SPEC
+    given = {"batch": 64, "learning_rate": 3e-3, **test_actor_critic.OWN[name], "prior": prior, **changes}
+    return test_actor_critic.LEARNERS[name].load(given, made, 0)
+
+
+def steered(record: Rollout) -> Rollout:
+    return replace(record, latents=np.array(record.actions[:, 0]))
+
+
+@pytest.mark.parametrize("name", ["dsrl", "spiral"])
+def test_a_replay_learner_learns_which_action_is_better_from_another_run(name: str, tmp_path: Path) -> None:
+    """Its own episodes never did anything but nothing."""
+    chosen = np.random.default_rng(0).normal(0, 0.7, (48, 2))
+    another = (seen(test_actor_critic.played(one, index), f"a-{index}") for index, one in enumerate(chosen))
+    made = replaying(name, stored(tmp_path, *map(steered, another)))
+    for iteration in range(4):
+        own = [steered(test_actor_critic.played(np.zeros(2), index)) for index in range(24)]
+        metrics = made.update(own, iteration, False).metrics
+    assert metrics["prior"] == 48
+    assert made.policy.middle()[0] > 0.1
+
+
+def test_what_a_replay_learner_cannot_learn_from_is_named(tmp_path: Path) -> None:
+    demonstration = seen(rollout("success", (0, 0), progress=NONE), "demo-0")
+    folder = stored(tmp_path / "demonstrations", demonstration)
+    with pytest.raises(ConfigError, match=f"dsrl.yaml: key 'prior': {folder}: episode demo-0: its decisions hold no numbers of noise"):
+        replaying("dsrl", folder)
+    with pytest.raises(ConfigError, match=f"spiral.yaml: key 'prior': {folder}: none of its 1 episodes has rewards"):
+        replaying("spiral", folder)
+    with pytest.raises(ConfigError, match="no such folder"):
+        replaying("spiral", str(tmp_path / "none"))
+
+
+@given(count=st.integers(1, 300), share=st.floats(0, 1), seed=st.integers(0, 9))
+def test_a_batch_has_its_share_of_either_half(count: int, share: float, seed: int) -> None:
+    def of(mark: float, length: int) -> Transitions:
+        one = rollout("success", (0, 0), progress=(0.0,) * (length + 1))
+        return transitions(one, torch.full((length, 1), mark), torch.zeros(length, 2), Shaping())
+
+    drawn = Halves(of(0.0, 5), of(1.0, 400), share).draw(count, np.random.default_rng(seed))
+    assert len(drawn) == count and int(drawn.inputs.sum()) == round(share * count)
+    assert not Halves(of(0.0, 5), None, share).draw(count, np.random.default_rng(seed)).inputs.any()
+
+
+def test_what_a_human_did_is_in_both_halves_with_the_action_that_was_done() -> None:
+    plain = steered(rollout("timeout", (-1.0, 1.0), seed=0))
+    fixed = taken_over(steered(rollout("success", (-1.0, 1.0), seed=1)), (1.0, -1.0))
+    made = replaying("spiral")
+    metrics = made.update([plain, fixed], 0, False).metrics
+    assert metrics["intervened"] == 3 and metrics["prior"] == 3
+    assert [len(one) for one in made._replay] == [3, 3] and [len(one) for one in made._prior] == [3]
+    assert made._replay[1].actions.tolist() == made._prior[0].actions.tolist() == [[1.0, -1.0]] * 3
+
+
+def test_dsrl_leaves_out_what_no_noise_has_made_and_ppo_what_it_never_drew() -> None:
+    plain = steered(rollout("timeout", (-1.0, 1.0), seed=0))
+    fixed = taken_over(steered(rollout("success", (-1.0, 1.0), seed=1)), (1.0, -1.0))
+    made = replaying("dsrl")
+    assert made.update([plain, fixed], 0, False).metrics["intervened"] == 3
+    assert [len(one) for one in made._replay] == [3, 0] and not made._prior
+    ppo = test_actor_critic.make("ppo")
+    assert len(ppo.see([plain, fixed], 0)[1].advantages) == 3
+
+
+@pytest.mark.parametrize("name", ["spiral", "filtered_bc"])
+def test_what_was_corrected_is_still_there_after_a_stop(name: str, tmp_path: Path) -> None:
+    def made() -> Any:
+        return replaying("spiral") if name == "spiral" else LEARNERS[name].load({"steps": 3, "memory": 1}, TinyPolicy(0), 0)
+
+    episodes = {one.episode_id: one for one in (taken_over(rollout("success", (0, 0), seed=i), (1.0, float(i))) for i in range(4))}
+    whole, again = made(), made()
+    for iteration, one in enumerate(episodes.values()):
+        whole.update([one], iteration, False)
+    checkpoint.save(tmp_path / "state", whole.checkpoint())
+    assert again.resume(checkpoint.load(tmp_path / "state"), episodes.get) == 0
+    held = [(one._prior[0].actions if name == "spiral" else torch.cat([kept.chunks for kept in one._buffer])) for one in (whole, again)]
+    assert len(held[0]) and torch.equal(*held) and again.memory() == whole.memory() and len(whole.memory()) == 4
