@@ -70,6 +70,7 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
         self._generator = torch.Generator().manual_seed(seed)
         self._replay: list[Transitions] = []
         self._prior: list[Transitions] = []
+        self._prior_unlabelled = 0
         self._memory: list[tuple[int, str]] = []
 
     def with_prior(self, source: str) -> Self:
@@ -82,7 +83,9 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
                 made = self._made(rollout)
             except ConfigError as error:
                 raise ConfigError(f"{named}: {error}") from None
-            if np.isfinite(rollout.rewards[self.config.shaping.signal]).any():
+            scored = np.isfinite(rollout.rewards[self.config.shaping.signal]).any()
+            self._prior_unlabelled += made[0].unlabelled if scored else len(rollout.stamps)
+            if scored:
                 self._prior += made
         if count and not any(len(one) for one in self._prior):
             raise ConfigError(f"{named}: none of its {count} episodes has rewards; name those of a run")
@@ -109,6 +112,8 @@ class ReplayLearner(RoundsLearner[int], Generic[C]):
         }
         if self._prior:
             metrics["prior"] = float(sum(len(one) for one in self._prior))
+        if self.config.prior:
+            metrics["prior_unlabelled_steps"] = float(self._prior_unlabelled)
         return metrics, steps
 
     def recall(self, rollout: Rollout, iteration: int) -> None:

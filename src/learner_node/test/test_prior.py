@@ -123,11 +123,9 @@ def test_how_much_of_a_batch_is_the_prior_s(batch: int, share: float, prior: int
 @pytest.mark.parametrize("name", sorted(LEARNERS))
 def test_demonstrations_without_a_reward_are_learned_from_beside_the_policy_s_own_failures(name: str, tmp_path: Path) -> None:
     folder = stored(tmp_path, *(seen(rollout("success", (1.0, -1.0), progress=NONE), f"demo-{i}") for i in range(6)))
-    made = learner(name, folder, batch=32)
+    made = learner(name, folder, batch=32, steps=100, learning_rate=3e-3)
     own = [rollout("timeout", (-1.0, 1.0), progress=(0.3, 0.2, 0.1, 0.0), seed=i) for i in range(6)]
     report = made.update(own, 0, False)
-    for iteration in (1, 2):
-        made.update(own, iteration, False)
     assert report.deploy and report.metrics["prior"] == 18 and report.metrics["prior_unlabelled_steps"] == 0
     toward = float(made.policy.mean() @ np.array([0.5, -0.5]))
     # Three imitate failures too, where nothing is better: half of each then.
@@ -139,7 +137,7 @@ def test_half_of_what_is_imitated_comes_from_before_the_run(tmp_path: Path) -> N
     folder = stored(tmp_path, *(seen(rollout("success", (1.0, -1.0)), f"a-{i}") for i in range(12)))
     found = {}
     for share in (0.0, 0.5, 1.0):
-        made = learner("filtered_bc", folder, prior_share=share, steps=200, learning_rate=3e-3, batch=32)
+        made = learner("filtered_bc", folder, prior_share=share, steps=120, learning_rate=3e-3, batch=32)
         made.update([rollout("success", (-1.0, 1.0), seed=i) for i in range(36)], 0, False)
         found[share] = float(made.policy.mean() @ np.array([0.5, -0.5]))
     assert found[0.0] < -0.6 and abs(found[0.5]) < 0.35 and found[1.0] > 0.6, found
@@ -224,11 +222,12 @@ def test_a_replay_learner_learns_which_action_is_better_from_another_run(name: s
     """Its own episodes never did anything but nothing."""
     chosen = np.random.default_rng(0).normal(0, 0.7, (48, 2))
     another = (seen(test_actor_critic.played(one, index), f"a-{index}") for index, one in enumerate(chosen))
-    made = replaying(name, stored(tmp_path, *map(steered, another)))
-    for iteration in range(4):
+    unscored = steered(seen(rollout("success", (0, 0), progress=NONE[:3]), "unscored"))
+    made = replaying(name, stored(tmp_path, unscored, *map(steered, another)), updates=4.0)
+    for iteration in range(2):
         own = [steered(test_actor_critic.played(np.zeros(2), index)) for index in range(24)]
         metrics = made.update(own, iteration, False).metrics
-    assert metrics["prior"] == 48
+    assert metrics["prior"] == 48 and metrics["prior_unlabelled_steps"] == 2
     assert made.policy.middle()[0] > 0.1
 
 

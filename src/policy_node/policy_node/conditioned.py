@@ -38,7 +38,7 @@ class ConditionedConfig:
 
     plugin: str = "conditioned"
     inner: str = "flow_vla"
-    guidance: float = field(default=1.0, metadata={"ge": 0})
+    guidance: float = field(default=2.0, metadata={"ge": 0})
     deployment: Literal["sampled", "greedy"] = "greedy"
 
 
