@@ -93,7 +93,8 @@ def _list(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
         raise ConfigError(f"whetstone episodes list takes one folder, not also '{rest[0]}'")
     shown = Table(title=str(store.root), title_justify="left")
     for heading in ("episode", "outcome", "decisions", "weights", "progress", "unlabelled", "MB", ""):
-        shown.add_column(heading, justify="left" if heading in ("episode", "outcome", "") else "right")
+        left = heading in ("episode", "outcome", "")
+        shown.add_column(heading, justify="left" if left else "right", no_wrap=heading == "episode")
     before = set(store.quarantined())
     count = successes = total = 0
     for rollout in store.read_all():
