@@ -126,7 +126,7 @@ LOSSY_WAYS = ("whetstone", "whetstone_default_dds", "one_message", "grpc_chunks"
 
 def cell(found: dict, case: str, way: str, metric: str = "push_to_applied") -> str:
     """As the README shows a figure of bench-weights.json: two digits, or that it did not arrive."""
-    if (case, way, "failed") in found:
+    if found.get((case, way, "failed")):
         return "not in time"
     return f"{found[case, way, metric]:.2g}" if found[case, way, metric] < 100 else f"{found[case, way, metric]:.0f}"
 

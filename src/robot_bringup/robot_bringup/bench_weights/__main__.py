@@ -294,9 +294,13 @@ def _one(case: str, name: str, subject: Subject, megabytes: float, count: int, l
                     load = f"{network.dropped()} packets lost, both ways and with the first push that is not counted; {load}"
         except Failed as failure:
             print(f"{case:<28} {name:<24} {failure}", file=sys.stderr, flush=True)
-            failed = {"case": case, "subject": name, "metric": "failed", "value": 1.0, "unit": "1", "note": f"{failure}; {load}"}
-            return [failed]
-    return rows(case, name, pushes, load)
+            return [_failed(case, name, 1.0, f"{failure}; {load}")]
+    # Said also where all went well, so that it takes the place of a failure before.
+    return [*rows(case, name, pushes, load), _failed(case, name, 0.0, load)]
+
+
+def _failed(case: str, name: str, value: float, note: str) -> dict[str, Any]:
+    return {"case": case, "subject": name, "metric": "failed", "value": value, "unit": "1", "note": note}
 
 
 if __name__ == "__main__":
