@@ -239,10 +239,13 @@ class EpisodeMachine:
             self._since = now
             self._try_finish_update(now)
 
-    def acknowledge(self, now: float, version: int, applied: bool, reason: str) -> None:
-        """The policy applied a snapshot, or refused it, or went back from it."""
+    def acknowledge(self, now: float, version: int, applied: bool, reason: str, left: bool = True) -> None:
+        """The policy applied a snapshot, or (left) went back from it, or refused it: of a version that is in use already that was another
+        sender's, and changes nothing."""
         if applied:
             self._applied = self.version = max(self._applied, version)
+        elif version <= self._applied and not left:
+            return
         elif version == self.version and version > 0:
             self.fail(f"policy left weights version {version}: {reason}")
         else:

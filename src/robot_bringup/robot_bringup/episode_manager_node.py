@@ -244,7 +244,8 @@ class EpisodeManager(WhetstoneNode[Parameters]):
 
     def _on_ack(self, message: WeightsAck) -> None:
         applied = message.status == WeightsAck.STATUS_APPLIED
-        self._machine.acknowledge(time.monotonic(), message.version, applied, message.reason)
+        left = message.status == WeightsAck.STATUS_ROLLED_BACK
+        self._machine.acknowledge(time.monotonic(), message.version, applied, message.reason, left)
         self._publish()
 
     def _serve(self, action: Any, response: Trigger.Response) -> Trigger.Response:

@@ -333,6 +333,15 @@ def test_weights_in_use_that_the_policy_leaves_end_the_run():
     assert bench.machine.result == ("failed", reason)
 
 
+def test_another_sender_s_weights_that_are_refused_do_not_end_the_run():
+    bench = Bench(TRAIN).begin().iteration()
+    bench.machine.update(0.0, 0, 1, True)
+    bench.machine.acknowledge(0.0, 1, True, "")
+    bench.run()
+    bench.machine.acknowledge(0.0, 1, False, "weights 1 are not signed", left=False)
+    assert bench.machine.result is None
+
+
 def test_reward_summary_leaves_out_what_was_not_given():
     bench = Bench(TRAIN).begin().run()
     bench.score(0, 0.1, progress=0.2, total=0.4)
