@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -112,3 +113,11 @@ def test_an_update_begins_with_the_weights_of_the_run_s_beginning() -> None:
 def test_a_policy_without_an_indicator_is_told_which_has_one() -> None:
     with pytest.raises(ConfigError, match="needs a policy that is told what is better; use policy:=conditioned"):
         RECAP.load({}, TinyPolicy(0), 0)
+
+
+def test_a_successful_demonstration_is_positive_however_it_was_scored() -> None:
+    learner: Any = make("recap", value_steps=2)
+    own = [rollout("success", (0, 0), progress=(0.0, 0.5, 1.0), seed=i) for i in range(8)]
+    shown = [replace(rollout(outcome, (0, 0), progress=(0.0, 0.01, 0.02)), source="demonstration") for outcome in ("success", "timeout")]
+    found = learner.weigh([kept(one) for one in [*own, *shown]])
+    assert (found[-2] > 0).all() and (found[-1] < 0).all()
