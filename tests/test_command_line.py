@@ -23,6 +23,7 @@ from rclpy.context import Context
 from robot_bringup import records
 from robot_bringup.plan import MODES, arguments_of
 from whetstone import config, jsonfile
+from whetstone.store import RolloutStore
 
 SHORT = ("iterations:=1", "episodes:=2", "evaluation_episodes:=2")
 NODES = ("simulator", "reward", "policy", "learner", "evaluator", "episode_manager")
@@ -143,7 +144,8 @@ def test_a_whole_run_leaves_its_records_and_a_report(work):
     assert [(r["label"], r["seed"]) for r in evaluation[-2:]] == [("refined", 2_000_000), ("refined", 2_000_001)]
     assert len(evaluation) == 6
     assert len(records.read_all(work.run_dir / records.TRUTH)) == 2
-    assert sorted(path.name for path in (work.run_dir / "rollouts").iterdir()) == ["train-000-0000", "train-000-0001"]
+    assert RolloutStore(work.run_dir / "rollouts").list() == ["train-000-0000", "train-000-0001"]
+    assert not list((work.run_dir / "rollouts" / "running").iterdir())
     assert work.nodes() == {}
     code, output, _ = work.call("report", str(work.run_dir))
     assert code == 0

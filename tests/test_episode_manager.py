@@ -55,7 +55,9 @@ class Peer(LifecycleNode):
 class Bench:
     """Simulator, learner and policy in this process; the manager in its own."""
 
-    def __init__(self, tmp_path, domain, segments, *, peers=("simulator", "policy", "learner"), completion=0.0, broken=(), **parameters):
+    def __init__(
+        self, tmp_path, domain, segments, *, peers=("simulator", "policy", "learner"), completion=0.0, broken=(), mute=(), **parameters
+    ):
         self.run_dir, self.broken, self.completion = tmp_path / "run", broken, completion
         self.transitions, self.episodes, self.silent = [], [], False
         self.weights_status, self.weights_reason = WeightsAck.STATUS_APPLIED, ""
@@ -66,6 +68,8 @@ class Bench:
         node = self.node = Node("stand_in", namespace="/so100", context=self.context)
         for each in (*self.nodes, node):
             self.executor.add_node(each)
+            if each.get_name() in mute:  # what happens where rmw has not met the client yet
+                each._service_change_state.send_response = lambda *_: None
         self.frames = node.create_publisher(JointState, "joint_states", STATE)
         self.rewards = node.create_publisher(Reward, "reward", EVENT)
         self.updates = node.create_publisher(Update, "learner/update", LATCHED)
@@ -239,6 +243,13 @@ def test_a_node_that_cannot_be_configured_is_named(bench):
     run = bench(TRAIN, broken=("learner",))
     assert run.finish() != 0
     assert outcome(run) == {"result": "failed", "reason": "learner could not be configured; its log says why"}
+
+
+def test_answers_that_are_lost_do_not_stop_the_run(bench):
+    run = bench(TRAIN, mute=("learner", "simulator"))
+    assert run.finish() == 0
+    assert outcome(run)["result"] == "finished"
+    assert run.transitions.count(("configure", "learner")) == run.transitions.count(("activate", "learner")) == 1
 
 
 def test_a_simulator_that_falls_silent_is_named(bench):

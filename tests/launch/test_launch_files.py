@@ -127,6 +127,20 @@ def test_a_node_that_dies_is_named_and_ends_the_launch(launched):
     assert launched.nodes() == {}
 
 
+def test_a_killed_learner_is_started_again(launched):
+    process = launched.refine("iterations:=50")
+    launched.until_running(process)
+    os.kill(launched.nodes()["learner"], signal.SIGKILL)
+    log = launched.run_dir / "logs"
+    deadline = time.monotonic() + 60
+    while not any("resumed after" in path.read_text(errors="replace") for path in log.glob("*.log")):
+        assert process.poll() is None and time.monotonic() < deadline, "it was not started again"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert launched.nodes() == {}
+
+
 def test_an_interrupt_stops_everything_within_seconds(launched):
     process = launched.refine("iterations:=50")
     launched.until_running(process)

@@ -9,12 +9,13 @@ success or failure.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -31,6 +32,8 @@ from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_nod
 from whetstone.task import load_task
 
 _MODES = {"train": Episode.MODE_TRAIN, "evaluate": Episode.MODE_EVALUATE}
+_ASKING = 3.0
+"""Seconds between two questions whether a peer has come as far as it was asked to."""
 _FAREWELL = 5.0
 """Seconds that the other nodes have, all together, to deactivate at the end of a run."""
 
@@ -96,6 +99,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._publisher = self.create_publisher(Episode, "episode", EPISODE)
         self._reset = self.create_client(ResetScene, "simulator/reset")
         self._transitions = {name: self.create_client(ChangeState, f"{name}/change_state") for name in p.managed}
+        self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in p.managed}
         self.create_subscription(JointState, self._profile.joint_states, self._on_frame, STATE, raw=True)
         self.create_subscription(Reward, "reward", self._on_reward, EVENT)
         self.create_subscription(Update, "learner/update", self._on_update, LATCHED)
@@ -136,17 +140,40 @@ class EpisodeManager(WhetstoneNode[Parameters]):
     def _configure_peer(self, name: str, waiting: set[str]) -> None:
         """All peers configure at the same time, for loading takes long; they activate in order once all are ready."""
 
-        def configured(response: Any) -> None:
-            if not response.success:
-                self.fail(f"{name} could not be configured{POINTS_AT_LOG}")
-                return
+        def configured() -> None:
             waiting.discard(name)
             if waiting:
                 self._say_waiting(waiting)
             else:
                 self._activate_peers(list(self.parameters.managed))
 
-        self.call(self._transitions[name], _change(Transition.TRANSITION_CONFIGURE), name, self.parameters.startup_deadline, configured)
+        self._bring(name, Transition.TRANSITION_CONFIGURE, "inactive", "configured", configured)
+
+    def _bring(self, name: str, transition: int, state: str, word: str, then: Callable[[], object]) -> None:
+        """Ask a peer for a transition. Its answer may be lost where it has not met us yet (rmw then gives up after 100 ms and says so in
+        the peer's log): so it is also asked now and then whether it is in that state."""
+        seconds, polls = self.parameters.startup_deadline, []
+
+        def ended(reached: bool) -> None:
+            deadline.meet()
+            for timer in polls:
+                self.destroy_timer(timer)
+            polls.clear()
+            if reached:
+                then()
+            else:
+                self.fail(f"{name} could not be {word}{POINTS_AT_LOG}")
+
+        def answered(future: Any) -> None:
+            if not deadline.met and future.result().current_state.label == state:
+                ended(True)
+
+        def ask() -> None:
+            if not deadline.met and self._states[name].service_is_ready():
+                self._states[name].call_async(GetState.Request()).add_done_callback(self.guarded(answered))
+
+        polls.append(self.create_timer(_ASKING, ask, clock=self.steady_clock))
+        deadline = self.call(self._transitions[name], _change(transition), name, seconds, lambda response: ended(response.success))
 
     def _say_waiting(self, waiting: set[str]) -> None:
         if waiting and not self._machine.result:
@@ -160,13 +187,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
             return
         name, rest = names[0], names[1:]
 
-        def activated(response: Any) -> None:
-            if not response.success:
-                self.fail(f"{name} could not be activated{POINTS_AT_LOG}")
-                return
-            self._activate_peers(rest)
-
-        self.call(self._transitions[name], _change(Transition.TRANSITION_ACTIVATE), name, self.parameters.startup_deadline, activated)
+        self._bring(name, Transition.TRANSITION_ACTIVATE, "active", "activated", lambda: self._activate_peers(rest))
 
     def _begin(self) -> None:
         self.get_logger().info(f"all nodes are active: {', '.join(self.parameters.managed)}")

@@ -85,15 +85,15 @@ def _on_exit(
     def ended(event: ProcessExited, context: LaunchContext) -> list[Any] | None:
         if context.is_shutdown:
             return None
+        if node.again and event.returncode < 0 and restarts < RESTARTS:
+            said = f"{node.name} was killed (signal {-event.returncode}); started again, {restarts + 1} of {RESTARTS}"
+            return [LogInfo(msg=said), _node(planned, node, parameter_file, restarts + 1)]
         if node.name == planned.essential:
             outcome = jsonfile.read(planned.run_dir / records.OUTCOME)
             reason = outcome["reason"] if outcome else f"{node.name} died (exit code {event.returncode})"
             if event.returncode == 0:
                 return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
             raise RuntimeError(reason)
-        if node.again and event.returncode < 0 and restarts < RESTARTS:
-            said = f"{node.name} was killed (signal {-event.returncode}); started again, {restarts + 1} of {RESTARTS}"
-            return [LogInfo(msg=said), _node(planned, node, parameter_file, restarts + 1)]
         logs = sorted((planned.run_dir / "logs").glob(f"*_{event.pid}_*.log"))
         words = last_words(logs[-1]) if logs else "its output is above"
         raise RuntimeError(f"{node.name} died (exit code {event.returncode}): {words}")

@@ -10,7 +10,7 @@ Does not depend on rclpy.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +21,7 @@ from robot_bringup.figures import BASE, CONTROL, REFINED
 from robot_bringup.preparation import assets_table
 from robot_bringup.rehearse import Rehearsal, made_for, one_thread
 from robot_bringup.statistics import wilson
+from robot_bringup.study_figures import BASE_SUBJECT, PLUS_20, draw, table
 from whetstone import config, jsonfile, results
 from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.contracts import PolicyMode
@@ -54,7 +55,6 @@ HELP = """make study ARGS='name:=value ...': which learner to choose
   jobs:=1                 cases at a time, one thread each
   results:=results/study.json     figures; the plot lies beside it
 """
-BASE_SUBJECT = "base_policy"
 GAIN = 0.2
 MODES: tuple[PolicyMode, ...] = ("greedy", "sampled")
 _SHUFFLED = "shuffled"
@@ -139,7 +139,7 @@ def gained(rows: Sequence[dict[str, Any]], base: float, place: str, subject: str
     after = {int(row["metric"].rpartition("_")[2]): row["value"] for row in rows if row["metric"].startswith("success_after_")}
     enough = [count for count, value in sorted(after.items()) if value >= base + GAIN - 1e-9]
     if enough:
-        made.append({"case": place, "subject": subject, "metric": "episodes_to_plus20", "value": enough[0], "unit": "episodes"})
+        made.append({"case": place, "subject": subject, "metric": PLUS_20, "value": enough[0], "unit": "episodes"})
     return made
 
 
@@ -219,44 +219,6 @@ def compare(path: Path) -> None:
         draw([*rows, *new], path.with_suffix(".png"))
 
 
-def draw(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Success over training episodes, one panel for each robot and task, one line for each learner: the mean of the seeds, and thin the
-    seeds themselves; shuffled rewards dotted."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    curves: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for row in rows:
-        panel = row["case"].rpartition("/")[0]
-        lines = curves.setdefault(panel, {})
-        if row["metric"].startswith("success_after_"):
-            count = int(row["metric"].rpartition("_")[2])
-            lines.setdefault(row["subject"], {}).setdefault(count, []).append(row["value"])
-        elif row["metric"] == BASE and row["subject"] == BASE_SUBJECT:
-            lines.setdefault(BASE_SUBJECT, {}).setdefault(0, []).append(row["value"])
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(5.5 * len(curves) + 2.5, 4.2), squeeze=False, sharey=True)
-    names = sorted({subject.partition(",")[0] for lines in curves.values() for subject in lines} - {BASE_SUBJECT})
-    colours = {name: f"C{index}" for index, name in enumerate(names)}
-    for axes, (panel, lines) in zip(panels[0], sorted(curves.items()), strict=True):
-        start = lines.pop(BASE_SUBJECT, {}).get(0, [])
-        for subject, points in sorted(lines.items()):
-            learner, _, control = subject.partition(",")
-            xs = [0] * bool(start) + sorted(points)
-            means = [sum(start) / len(start)] * bool(start) + [sum(points[x]) / len(points[x]) for x in sorted(points)]
-            axes.plot(xs, means, ":" if control else "-", color=colours[learner], label=subject, linewidth=1.2 if control else 2)
-        axes.set_title(panel)
-        axes.set_xlabel("training episodes")
-        axes.set_ylim(0, 1)
-        axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("success on held-out scenes, by truth")
-    panels[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
 def main(arguments: list[str]) -> None:
     values = parse_arguments(arguments, ARGUMENTS)
     path = Path(values["results"])
@@ -277,6 +239,8 @@ def main(arguments: list[str]) -> None:
             shown = next(row for row in reversed(rows) if row["metric"] in (BASE, REFINED, CONTROL))
             print(f"{case.name}: {shown['value']:.0%} of {shown['n']} held-out episodes ({shown['metric']})", flush=True)
     compare(path)
+    data = jsonfile.read(path)
+    print(table(data["rows"] if data else []), end="")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,27 @@ def test_a_study_is_run_goes_on_and_is_drawn(tmp_path: Path, capsys: pytest.Capt
     assert jsonfile.read(path)["rows"] == data["rows"]  # type: ignore[index]
 
 
+def test_the_table_counts_all_seeds_together() -> None:
+    def row(seed: int, subject: str, metric: str, value: float) -> dict[str, Any]:
+        return {"case": f"so100/push/seed{seed}", "subject": subject, "metric": metric, "value": value, "n": 50}
+
+    rows = [
+        row(0, BASE_SUBJECT, "success_base", 0.5), row(1, BASE_SUBJECT, "success_base", 0.4),
+        row(0, BASE_SUBJECT, "success_base_greedy", 0.1),
+        row(0, "awr", "success_refined", 0.6), row(0, "awr", "success_base", 0.5), row(1, "awr", "success_refined", 0.8),
+        row(1, "awr", "episodes_to_plus20", 96), row(0, "dsrl", "success_refined", 0.9), row(0, "dsrl", "episodes_to_plus20", 48),
+        row(0, "dsrl, shuffled rewards", "success_control", 0.98), {**row(0, "dsrl", "success_refined", 0.2), "case": "franka/reach/seed0"},
+    ]  # fmt: skip
+    assert study.table(rows).splitlines() == [
+        "| learner | franka/reach | so100/push |",
+        "| --- | --- | --- |",
+        "| base_policy | not run | 45 % (36 to 55) of 100 |",
+        "| awr | not run | 70 % (60 to 78) of 100; +20 after 96, 1 of 2 seeds |",
+        "| dsrl | 20 % (11 to 33) of 50 | 90 % (79 to 96) of 50; +20 after 48 |",
+        "| dsrl, shuffled rewards | not run | 98 % (90 to 100) of 50 |",
+    ]
+
+
 def test_a_case_is_named_for_the_results_file() -> None:
     case = Case("so100", "push", 1, "awr", True, "sarm2", "flow_vla", 5, 48, 50, 1)
     assert case.name == "so100/push/seed1 awr, shuffled rewards"
