@@ -10,6 +10,7 @@ import pytest
 from robot_bringup import study
 from robot_bringup.study import ARGUMENTS, BASE_SUBJECT, Case
 from whetstone import jsonfile
+from whetstone.config import root
 from whetstone.errors import ConfigError
 
 
@@ -111,6 +112,11 @@ def test_the_table_counts_all_seeds_together() -> None:
         "| dsrl | 20 % (11 to 33) of 50 | 90 % (79 to 96) of 50; +20 after 48 |",
         "| dsrl, shuffled rewards | not run | 98 % (90 to 100) of 50 |",
     ]
+
+
+def test_the_docs_show_the_table_of_the_study_that_was_run() -> None:
+    data = jsonfile.read(root() / "results" / "study.json")
+    assert data is not None and study.table(data["rows"]) in (root() / "docs" / "learners.md").read_text(encoding="utf-8")
 
 
 def test_a_case_is_named_for_the_results_file() -> None:
