@@ -48,7 +48,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
         seeds = "" if len(reached) == len(found) else f", {len(reached)} of {len(found)} seeds"
         return f"{shown}; +20 after {sum(reached) / len(reached):.0f}{seeds}"
 
-    learners = sorted(set(cells) - {BASE_SUBJECT}, key=lambda subject: ("," in subject, -mean(subject)))
+    learners = sorted(set(cells) - {BASE_SUBJECT}, key=lambda subject: ("," in subject, -mean(subject), subject))
     lines = [["learner", *panels], ["---"] * (1 + len(panels))]
     lines += [[subject, *(cell(subject, panel) for panel in panels)] for subject in [*(set(cells) & {BASE_SUBJECT}), *learners]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
