@@ -506,4 +506,6 @@ def test_wrong_configuration_is_one_line(
     assert node.process.returncode == 2
     _, text = node.process.communicate(timeout=10)
     assert expected in text and "Traceback" not in text
-    assert len([line for line in text.splitlines() if line.strip()]) == 1
+    # On a busy machine rmw may say besides that its answer to the transition found nobody.
+    said = [line for line in text.splitlines() if line.strip() and "send_response" not in line and "failed to send response" not in line]
+    assert len(said) == 1, text
