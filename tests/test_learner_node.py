@@ -12,11 +12,11 @@ pytest.importorskip("rclpy")
 
 from graph import PERIOD, Graph
 from sensor_msgs.msg import Image, JointState
-from whetstone_msgs.msg import Action, Episode, Reward
+from whetstone_msgs.msg import Action, Episode, Reward, Update
 
 from whetstone.images import to_message
 from whetstone.profile import load_profile
-from whetstone.ros import EVENT, camera_qos, joints_qos, to_stamp
+from whetstone.ros import EVENT, LATCHED, camera_qos, joints_qos, to_stamp
 from whetstone.store import RolloutStore
 
 PROFILE = load_profile("so100")
@@ -37,9 +37,9 @@ class Peers:
         self.actions = node.create_publisher(Action, "policy/action", EVENT)
         self.rewards = node.create_publisher(Reward, "reward", EVENT)
 
-    def start(self, again: bool = False) -> None:
+    def start(self, again: bool = False, learner: str = "") -> None:
         """again: as the supervisor does it after a kill; a service call might reach the dead node's ghost."""
-        stand_in = {"policy": self.graph.stand_in, "learner": self.graph.stand_in}
+        stand_in = {"policy": self.graph.stand_in, "learner": learner or self.graph.stand_in}
         run = str(self.graph.tmp_path / "run")
         settings = {"run_dir": run, "reward_grace": 0.2, "record_frames": "all", "restarted": again, **stand_in}
         self.graph.start("learner_node", "learner_node", "learner", active=not again, **settings)
@@ -54,7 +54,7 @@ class Peers:
         self.joints.publish(message)
         self.commands.publish(message)
         if index % 2 == 0:
-            action = Action(episode_id=episode_id, names=NAMES, horizon=2, chunk=[0.5] * 12, policy_version=3)
+            action = Action(episode_id=episode_id, names=NAMES, horizon=2, chunk=[0.5] * 12, policy_version=3, latent=[float(index)])
             action.header.stamp = to_stamp(stamp)
             self.actions.publish(action)
 
@@ -62,6 +62,11 @@ class Peers:
         message = Reward(episode_id=episode_id, model_id="model@1", total=total, valid=True)
         message.header.stamp = to_stamp(START + index * PERIOD)
         self.rewards.publish(message)
+
+    def end(self, episode_id: str, index: int, iteration: int = 0) -> None:
+        ended = Episode(episode_id=episode_id, iteration=iteration, phase=Episode.PHASE_ENDED, outcome=Episode.OUTCOME_TIMEOUT)
+        ended.header.stamp = to_stamp(START + index * PERIOD)
+        self.graph.episodes.publish(ended)
 
     def running(self, episode_id: str) -> int:
         """Bytes that are on the disk of an episode that is not over."""
@@ -81,9 +86,7 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
             peers.reward("train-000-0000", index, 0.1 * index) if index != 2 else None
         # Two decisions and the last frame, two cameras, exactly.
         graph.until(lambda: peers.running("train-000-0000") > 3 * 2 * 128 * 128 * 3)
-        ended = Episode(episode_id="train-000-0000", phase=Episode.PHASE_ENDED, outcome=Episode.OUTCOME_TIMEOUT)
-        ended.header.stamp = to_stamp(START + 4 * PERIOD)
-        graph.episodes.publish(ended)
+        peers.end("train-000-0000", 4)
         graph.until(lambda: peers.store.list() == ["train-000-0000"])
         before = peers.store.read("train-000-0000")
         np.testing.assert_array_equal(before.rewards["total"], np.array([0, np.nan, 0.4], np.float32))
@@ -112,5 +115,27 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         rollout = aside.read("train-000-0001")
         assert rollout.outcome == "aborted" and rollout.images["wrist"][0, 0, 0, 0] == 100
         assert json.loads((peers.store.root / "interrupted/train-000-0001/meta.json").read_text())["format"] == 3
+    finally:
+        graph.close()
+
+
+def test_an_iteration_that_is_over_is_reported_so_although_the_next_was_learned_from(tmp_path, domain) -> None:
+    graph = Graph(tmp_path, domain)
+    try:
+        peers, heard = Peers(graph), []
+        each = tmp_path / "each.yaml"
+        each.write_text("plugin: stand_in\nupdate_every: 1\n")
+        graph.node.create_subscription(Update, "learner/update", heard.append, LATCHED)
+        peers.start(learner=str(each))
+        graph.say(Episode.PHASE_RUNNING, "train-001-0000", START, iteration=1)
+        graph.until(lambda: peers.running("train-001-0000") > 0)
+        for index in range(4):
+            peers.step("train-001-0000", index)
+        graph.until(lambda: peers.running("train-001-0000") > 2 * 2 * 128 * 128 * 3)
+        peers.end("train-001-0000", 3, iteration=1)
+        graph.until(lambda: [(one.iteration, one.interim) for one in heard] == [(1, True)])
+        graph.say(Episode.PHASE_UPDATING, "", iteration=0)
+        graph.until(lambda: len(heard) > 1)
+        assert (heard[1].iteration, heard[1].interim, heard[1].version) == (0, False, 1)
     finally:
         graph.close()

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +117,6 @@ class LearnerNode(WhetstoneNode[Parameters]):
             self.get_logger().warning(line)
         self._rollouts: list[Rollout] = []
         self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
-        self._version = self._done.version if self._done else 0
         say = self.get_logger().warning
         self._scalars = Scalars(Path(p.run_dir) / "tensorboard", p.wandb, self._done.count if self._done else 0, say)
         self._updating = False
@@ -178,13 +177,10 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._worker = threading.Thread(target=self._work, name="learner", daemon=True)
         self._worker.start()
         self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
-        if self._done is not None:
-            if self._version:
-                state = self._journal.load(self._version)
-                for feed in self._feeds:
-                    feed.weights.publisher.resume(state, self._version, self._done.parent, self._done.iteration)
+        if self._done is not None and self._done.version:
+            state = self._journal.load(self._done.version)
             for feed in self._feeds:
-                feed.say(self._done)
+                feed.weights.publisher.resume(state, self._done.version, self._done.parent, self._done.iteration)
         if self.parameters.robots:
             self.get_logger().info(f"learning from {', '.join(self.parameters.robots)}")
 
@@ -258,7 +254,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
             if done is None or feed.asked is None:
                 continue
             if feed.asked == done.complete:
-                feed.say(done)
+                feed.say(replace(done, interim=False))  # it is over, even if the next one was learned from since
             elif feed.asked < done.complete and not self.parameters.robots:
                 feed.asked = None  # latched, of long ago
         active = [feed for feed in self._feeds if not feed.over]
@@ -282,7 +278,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
 
     def _finish_update(self, done: Done, pushed: Pushed | None) -> None:
         """Back in the executor: push what the learner decided, say so."""
-        self._done, self._version = done, done.version
+        self._done = done
         for feed in self._feeds:
             if pushed is not None:
                 feed.weights.publisher.publish(pushed)
@@ -336,10 +332,11 @@ class LearnerNode(WhetstoneNode[Parameters]):
         success = sum(rollout.outcome == "success" for rollout in rollouts) / len(rollouts) if rollouts else math.nan
         metrics = {"episodes": float(len(rollouts)), "reward_success_rate": success, "unlabelled_steps": float(unlabelled), **metrics}
         report = UpdateReport(report.deploy, report.reason, metrics, report.stop)
-        publishers, count = [feed.weights.publisher for feed in self._feeds], before.count + 1 if before is not None else 1
+        publishers = [feed.weights.publisher for feed in self._feeds]
+        count, parent = (before.count + 1, before.version) if before is not None else (1, 0)
         seen = (*seen, *(rollout.episode_id for rollout in rollouts)) if interim else ()
-        version = max(publisher.next_version for publisher in publishers) if report.deploy else self._version
-        done = Done(iteration, version, self._version, report, count, interim, seen)
+        version = max(publisher.next_version for publisher in publishers) if report.deploy else parent
+        done = Done(iteration, version, parent, report, count, interim, seen)
         self._journal.write(done, self._learner)
         self._scalars.add(count - 1, metrics)
         state = self._learner.trainable_state() if report.deploy else {}

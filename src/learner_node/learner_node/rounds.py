@@ -56,7 +56,6 @@ class Rounds:
     def __init__(self, config: GateConfig, policy: Any, settings: RoundsConfig | None = None) -> None:
         self._policy = policy
         self.settings = settings or RoundsConfig()
-        self._deployed = 0
         self._drives = {0: 0}  # version that a robot reports -> snapshot
         self._stale = 0  # judgements since the best snapshot was found
         self.gate = Gate(config.episodes, config.confidence)
@@ -91,8 +90,7 @@ class Rounds:
 
     def deployed(self) -> None:
         """The weights in force are on their way to the robot."""
-        self._deployed += 1
-        self._drives[self._deployed] = self.current
+        self._drives[len(self._drives)] = self.current
 
     @property
     def early(self) -> bool:
@@ -140,7 +138,6 @@ class Rounds:
     def checkpoint(self) -> dict[str, Any]:
         tallies = {key: [tally.episodes, tally.successes] for key, tally in self.gate.tallies.items()}
         return {
-            "deployed": self._deployed,
             "drives": self._drives,
             "stale": self._stale,
             "current": self.current,
@@ -154,7 +151,7 @@ class Rounds:
         """Go on from what `checkpoint` gave. Raises ValueError where it is another policy's."""
         self.states = dict(state["states"])
         self._updates, self.gate.best = state["updates"], state["best"]
-        self._deployed, self._drives, self._stale = state["deployed"], dict(state["drives"]), state["stale"]
+        self._drives, self._stale = dict(state["drives"]), state["stale"]
         self.gate.tallies = {key: Tally(episodes, successes) for key, (episodes, successes) in state["tallies"].items()}
         self.restore(state["current"])
 

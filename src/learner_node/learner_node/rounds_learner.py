@@ -67,33 +67,35 @@ class RoundsLearner(ABC, Generic[M]):
         seen, material = self.see(episodes, iteration) if episodes else ({}, None)
         metrics = {"episodes": float(len(episodes)), "reward_success_rate": successes / max(len(episodes), 1), **seen}
         verdict = rounds.judge(episodes, last)
-        stop = "" if last else rounds.enough()
-        if stop:
-            better = rounds.current != rounds.gate.best
-            if better:
+
+        def unlearned(said: str = "", stop: str = "") -> UpdateReport:
+            """Handed over where the judgement put other weights in force than those that drove."""
+            return UpdateReport(rounds.current != verdict.drove, f"{verdict.said}{said}", metrics, stop)
+
+        if stop := "" if last else rounds.enough():
+            if rounds.current != rounds.gate.best:
                 rounds.restore(rounds.gate.best)
             verdict = rounds.end(verdict)
-            deploy = verdict.back or better or (verdict.final and verdict.drove != 0)
-            return UpdateReport(deploy, f"{verdict.said}; training ends: {stop}", metrics, stop)
+            return unlearned(f"; training ends: {stop}", stop)
         if verdict.final:
-            return UpdateReport(verdict.drove != 0, verdict.said, metrics)
+            return unlearned()
         if verdict.back:
             self.forget(failed=False)
             if self.on_policy:
-                return UpdateReport(True, verdict.said, metrics)
+                return unlearned()
         if material is None:
-            return UpdateReport(verdict.back, f"{verdict.said}; nothing to learn from: {self.nothing}", metrics)
+            return unlearned(f"; nothing to learn from: {self.nothing}")
         if rounds.early:
-            return UpdateReport(False, f"{verdict.said}; {rounds.gate.episodes} are needed before anything is learned", metrics)
+            return unlearned(f"; {rounds.gate.episodes} are needed before anything is learned")
         try:
             learned, unchanged = self.learn(material)
         except DivergedError as error:
             rounds.undo()
             self.forget(failed=True)
-            return UpdateReport(verdict.back, f"{verdict.said}; update undone: {error}", metrics)
+            return unlearned(f"; update undone: {error}")
         metrics |= learned
         if unchanged:
-            return UpdateReport(verdict.back, f"{verdict.said}; {unchanged}", metrics)
+            return unlearned(f"; {unchanged}")
         rounds.take()
         return UpdateReport(True, verdict.said, metrics)
 
