@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from whetstone import files
 from whetstone.errors import InputError
 
 _SUFFIX = ".safetensors"
@@ -65,21 +66,17 @@ def put_back(part: Any, state: Any) -> None:
 
 def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write a tree of dictionaries, lists, tensors, arrays and plain values, whole or not at all. Raises InputError where it cannot."""
-    from safetensors.torch import save as serialise
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_apart(state, tensors))
-    partial = Path(f"{os.fspath(path)}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(serialise(tensors, {"format": str(_FORMAT), "structure": structure}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(Path(path).parent)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"checkpoint {path} cannot be written: {error.strerror or error}") from None
+        with files.replacing(path) as partial:
+            save_file(tensors, partial, {"format": str(_FORMAT), "structure": structure})
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"checkpoint {path} cannot be written: {said}") from None
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -103,6 +100,7 @@ class Checkpoints:
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
         self.folder = Path(folder)
+        files.sweep(self.folder)
         self._keep = keep
 
     def save(self, number: int, state: dict[str, Any]) -> Path:
@@ -158,11 +156,3 @@ def _together(node: Any, file: Any) -> Any:
         return [_together(item, file) for item in value]
     tensor = file.get_tensor(value)
     return tensor if kind == "tensor" else tensor.numpy()
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,7 +20,6 @@ from learner_node.publisher import Options
 from learner_node.recorder import Decision, EpisodeInfo, Recorder
 from learner_node.weights_topics import WeightsTopics
 from whetstone.contracts import REWARD_VALUES, PolicySpec, RewardSample
-from whetstone.errors import ConfigError
 from whetstone.profile import RobotProfile
 from whetstone.ros import EPISODE, EVENT, LATCHED, WhetstoneNode, camera_qos, deserialize, joints_qos, stamp_of_raw, to_ns, to_stamp
 
@@ -112,13 +111,7 @@ class RobotFeed:
             self.asked = None
 
     def _topic(self, name: str) -> str:
-        if not self.namespace:
-            return name
-        if name.startswith("/"):
-            raise ConfigError(
-                f"robot '{self._profile.name}' has the topic '{name}', which several robots would share; leave its first / out"
-            )
-        return f"/{self.namespace}/{name}"
+        return self._profile.topic(name, self.namespace)
 
     def _id(self, episode_id: str) -> str:
         return f"{self.namespace.replace('/', '.')}.{episode_id}" if self.namespace else episode_id

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from learner_node.checkpoint import Checkpoints
-from whetstone import snapshot
+from whetstone import files, snapshot
 from whetstone.contracts import Policy, Rollout, UpdateReport
 from whetstone.errors import InputError
 
@@ -56,6 +56,7 @@ class Journal:
         self._identity, self._keep = identity, keep
         try:
             self.weights.mkdir(parents=True, exist_ok=True)
+            files.sweep(self.weights)
         except OSError as error:
             raise InputError(f"run_dir: {self.weights} cannot be made: {error.strerror}") from None
         self._checkpoints = Checkpoints(Path(run_dir) / "checkpoints")

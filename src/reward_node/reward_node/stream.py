@@ -16,7 +16,7 @@ from whetstone_msgs.msg import Episode, Reward
 
 from reward_node.worker import FrameSet, Job, Worker
 from whetstone.contracts import PROPRIOCEPTION, REWARD_VALUES, RewardModel, RewardSample
-from whetstone.errors import ConfigError, InputError
+from whetstone.errors import InputError
 from whetstone.images import check_size, to_array
 from whetstone.profile import RobotProfile
 from whetstone.ros import (
@@ -95,13 +95,7 @@ class RobotStream:
         self.node.create_timer(self.settings.patience / 4, self._expire, clock=self.node.steady_clock)
 
     def _topic(self, name: str) -> str:
-        if not self.settings.namespace:
-            return name
-        if name.startswith("/"):
-            raise ConfigError(
-                f"robot '{self.profile.name}' has the topic '{name}', which several robots would share; leave its first / out"
-            )
-        return f"/{self.settings.namespace}/{name}"
+        return self.profile.topic(name, self.settings.namespace)
 
     def _key(self, name: str) -> str:
         return f"{self.settings.namespace}/{name}" if self.settings.namespace else name

@@ -5,7 +5,6 @@ Role: what the trainers share beside their losses. Depends on torch; TensorBoard
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from whetstone import files
 from whetstone.errors import InputError
 
 Source = np.random.Generator | torch.Generator
@@ -82,10 +82,9 @@ class Training:
 
     def _save(self, step: int) -> None:
         states = [_state(source) for source in self._random]
-        part = self._path.with_suffix(".part")
         model, optimiser = self._model.state_dict(), self._optimiser.state_dict()
-        torch.save({"step": step, "run": self._run, "model": model, "optimiser": optimiser, "random": states}, part)
-        os.replace(part, self._path)
+        with files.replacing(self._path) as partial:
+            torch.save({"step": step, "run": self._run, "model": model, "optimiser": optimiser, "random": states}, partial)
 
     def _load(self) -> None:
         try:

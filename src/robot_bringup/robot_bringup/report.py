@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 
 from robot_bringup import charts, figures, records
 from robot_bringup.statistics import wilson
-from whetstone import jsonfile
+from whetstone import files, jsonfile
 from whetstone.errors import InputError
 
 _STYLE = """
@@ -78,12 +77,10 @@ def write_report(run_dir: Path, path: Path | None = None) -> Path:
     if settings is None:
         raise InputError(f"{run_dir}: no run directory (no {records.SETTINGS})")
     path = path or run_dir / "report.html"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(render(run_dir, settings), encoding="utf-8")
-        os.replace(temporary, path)
+        with files.replacing(path) as partial:
+            partial.write_text(render(run_dir, settings), encoding="utf-8")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None
     return path
 

@@ -6,14 +6,13 @@ logs out of the way. Which episodes are still to come follows from the records. 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from robot_bringup import records
 from robot_bringup.schedule import PlannedEpisode
-from whetstone import jsonfile
+from whetstone import files, jsonfile
 from whetstone.errors import ConfigError, InputError
 
 RESUMED = "resumed"
@@ -86,12 +85,10 @@ def _text(value: Any) -> str:
 def _rewrite(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     if not path.exists():
         return
-    partial = path.with_suffix(".partial")
     try:
-        partial.unlink(missing_ok=True)
-        partial.touch()
-        for line in lines:
-            records.append(partial, line)
-        os.replace(partial, path)
+        with files.replacing(path) as partial:
+            partial.touch()
+            for line in lines:
+                records.append(partial, line)
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror}") from None

@@ -154,3 +154,12 @@ def test_wrong_tasks_are_refused(tmp_path: Path, old: str, new: str, word: str) 
     with pytest.raises(ConfigError) as caught:
         load_task(write_task(tmp_path, TASK.replace(old, new, 1)), "so100")
     assert word in str(caught.value) and "pick.yaml" in str(caught.value)
+
+
+def test_topics_of_one_of_several_robots() -> None:
+    profile = load_profile("so100")
+    assert profile.topic("joint_states", "") == "joint_states"
+    assert profile.topic("joint_states", "lab/left") == "/lab/left/joint_states"
+    assert profile.topic("/joint_states", "") == "/joint_states"
+    with pytest.raises(ConfigError, match="robot 'so100' has the topic '/joint_states', which several robots would share"):
+        profile.topic("/joint_states", "left")

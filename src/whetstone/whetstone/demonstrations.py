@@ -1,18 +1,18 @@
 """Demonstrations on disk: what an expert did, with the labels that training needs.
 
 Role: the file format between the simulator's experts (writer) and the trainers of vision, policy and reward (readers). Labels come
-from the simulator's ground truth, so nothing that runs in the loop may read these files. Depends on numpy only.
+from the simulator's ground truth, so nothing that runs in the loop may read these files. Depends on numpy.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from whetstone import files
 from whetstone.errors import InputError
 
 FRAME_STRIDE = 2  # every how many control steps a frame is kept
@@ -73,13 +73,11 @@ def save_demonstration(
 ) -> None:
     """Write one episode; a file appears under its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
+    with files.replacing(path) as partial, partial.open("wb") as file:
         everything: dict[str, Any] = {"seed": np.int64(seed), "success": np.bool_(success)}
         everything |= {name: np.str_(texts[name]) for name in _TEXTS} | {name: arrays[name] for name in _ARRAYS}
         everything |= {f"image_{camera}": value for camera, value in images.items()}
         np.savez(file, **everything)
-    os.replace(partial, path)
 
 
 def load_demonstrations(directory: Path | str, tasks: tuple[str, ...] | None = None) -> list[Demonstration]:

@@ -151,6 +151,15 @@ class RobotProfile:
         """Arm joints in command order, without the gripper."""
         return tuple(joint.name for joint in self.joints)
 
+    def topic(self, name: str, namespace: str) -> str:
+        """`name` as a node elsewhere says it that hears several robots of this kind; namespace: of one of them; empty: the node's own.
+        Raises ConfigError where all of them would share the topic."""
+        if not namespace:
+            return name
+        if name.startswith("/"):
+            raise ConfigError(f"robot '{self.name}' has the topic '{name}', which several robots would share; leave its first / out")
+        return f"/{namespace}/{name}"
+
     @property
     def period(self) -> float:
         """Control period, s."""

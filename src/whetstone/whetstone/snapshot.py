@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -18,6 +17,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
+from whetstone import files
 from whetstone.errors import InputError
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -142,14 +142,11 @@ def save(state: dict[str, np.ndarray], path: str, metadata: dict[str, str] | Non
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    partial = f"{path}.partial"
     try:
-        save_file({name: np.asarray(array, order="C") for name, array in state.items()}, partial, metadata)
+        with files.replacing(path) as partial:
+            save_file({name: np.asarray(array, order="C") for name, array in state.items()}, partial, metadata)
     except SafetensorError as error:
         raise OSError(" ".join(str(error).split())) from None
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def load(path: str) -> dict[str, np.ndarray]:

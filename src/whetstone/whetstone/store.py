@@ -25,6 +25,7 @@ import numpy as np
 
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
+from whetstone.files import sync, sync_folder
 from whetstone.frames import Frames, append
 from whetstone.record_log import Entry, RecordLog, entries
 
@@ -136,7 +137,7 @@ class RolloutStore:
             partial.mkdir()
             with (partial / "arrays.npz").open("wb") as file:
                 write_arrays(file, to_arrays(rollout))
-                _sync(file)
+                sync(file)
             if frames is not None:
                 with RecordLog(partial / _FRAMES) as log:
                     for camera, stamp, data in frames:
@@ -146,16 +147,16 @@ class RolloutStore:
                 # A second name, so that nothing is lost whenever this process dies.
                 _link(running / _FRAMES, partial / _FRAMES)
                 with (partial / _FRAMES).open("ab") as file:
-                    _sync(file)
+                    sync(file)
             with (partial / "meta.json").open("w", encoding="utf-8") as file:
                 json.dump({"format": _FORMAT, **meta_of(rollout), "record": _record(running)}, file, indent=1, ensure_ascii=False)
-                _sync(file)
+                sync(file)
             replaced = self.root / f"{_REPLACED}{name}"
             if final.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
                 final.rename(replaced)
             partial.rename(final)
-            _sync_folder(self.root)
+            sync_folder(self.root)
             shutil.rmtree(replaced, ignore_errors=True)
             shutil.rmtree(running, ignore_errors=True)
         except OSError as error:
@@ -176,14 +177,14 @@ class RolloutStore:
             old = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
             with (folder / ".arrays").open("wb") as file:
                 write_arrays(file, to_arrays(rollout))
-                _sync(file)
+                sync(file)
             with (folder / ".meta").open("w", encoding="utf-8") as file:
                 json.dump({**old, "format": _FORMAT, **meta_of(rollout)}, file, indent=1, ensure_ascii=False)
-                _sync(file)
+                sync(file)
             os.utime(folder / ".meta", ns=(age.st_atime_ns, age.st_mtime_ns))
             (folder / ".arrays").replace(folder / "arrays.npz")
             (folder / ".meta").replace(folder / "meta.json")
-            _sync_folder(folder)
+            sync_folder(folder)
         except OSError as error:
             raise _cannot_write(folder, error) from None
         except ValueError as error:
@@ -246,7 +247,7 @@ class RolloutStore:
         target = self._aside(_QUARANTINE, name)
         (self.root / name).rename(target)
         (target / "reason.txt").write_text(reason + "\n", encoding="utf-8")
-        _sync_folder(self.root)
+        sync_folder(self.root)
         return target
 
     def _aside(self, where: str, name: str) -> Path:
@@ -286,12 +287,12 @@ class RolloutStore:
                 _check(rollout)
                 with (running / "arrays.npz").open("wb") as file:
                     write_arrays(file, to_arrays(rollout))
-                    _sync(file)
+                    sync(file)
                 with (running / "meta.json").open("w", encoding="utf-8") as file:
                     json.dump({"format": _FORMAT, **meta_of(rollout), "episode_id": target.name}, file, indent=1, ensure_ascii=False)
-                    _sync(file)
+                    sync(file)
             running.rename(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise _cannot_write(target, error) from None
         if rollout is not None:
@@ -456,19 +457,6 @@ def _folder_name(episode_id: str) -> str:
     if not _NAME.fullmatch(episode_id) or episode_id in (_QUARANTINE, _RUNNING, _INTERRUPTED):
         raise InputError(f"episode id '{episode_id}' must be letters, digits, '.', '_' and '-', and no folder of the store's own")
     return episode_id
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _cause(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from torch import nn
 
 from reward_node.pocket import language
 from reward_node.vlm.layout import Segment, Turn, TurnLayout
+from whetstone import files
 from whetstone.assets import asset_path
 from whetstone.errors import AssetError
 from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
@@ -165,8 +166,7 @@ def load_from(path: Path, robot: str) -> tuple[PocketVLM, Any]:
 def save(model: PocketVLM, path: Path) -> None:
     """The projector alone, half precision; written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     information = {"size": json.dumps(vars(model.projector.size)), "vision": model.vision.identity, "language": language.IDENTITY}
     state = {name: value.half().contiguous() for name, value in model.projector.state_dict().items()}
-    save_file(state, part, metadata=information)
-    part.replace(path)
+    with files.replacing(path) as partial:
+        save_file(state, partial, metadata=information)

@@ -8,7 +8,6 @@ same command with resume:=true goes on. Does not depend on ROS.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from reward_node.sarm2.encoder import build_encoder
 from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
 from reward_node.training import Training
+from whetstone import files
 from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.config import config_hash, find, parse, show
 from whetstone.errors import ConfigError
@@ -85,9 +85,8 @@ def save(model: SARM2Model, bank: np.ndarray, path: Path, information: dict[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {f"model.{name}": tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     state["control_bank"] = torch.from_numpy(bank.astype(np.float16))
-    part = path.with_suffix(".part")
-    save_file(state, part, metadata=information)
-    os.replace(part, path)
+    with files.replacing(path) as partial:
+        save_file(state, partial, metadata=information)
 
 
 def control_bank(played: Sequence[Played]) -> np.ndarray:
