@@ -17,6 +17,7 @@ import torch
 
 from whetstone import files
 from whetstone.errors import InputError
+from whetstone.sharding import sharded, share, whole
 
 _SUFFIX = ".safetensors"
 _FORMAT = 1
@@ -36,14 +37,16 @@ def capture(part: Any) -> Any:
     if isinstance(part, (list, tuple)):
         return [capture(value) for value in part]
     if isinstance(part, torch.Tensor):
-        return part.detach().cpu().clone()
+        return whole(part.detach()).cpu().clone()
     return part.copy() if isinstance(part, np.ndarray) else part
 
 
 def put_back(part: Any, state: Any) -> None:
     """Give `part` the state that `capture` took. Raises InputError where they do not fit together."""
     try:
-        if isinstance(part, (torch.nn.Module, torch.optim.Optimizer)):
+        if isinstance(part, torch.optim.Optimizer):
+            part.load_state_dict(_shared_out(state, part))
+        elif isinstance(part, torch.nn.Module):
             part.load_state_dict(state)
         elif isinstance(part, torch.Generator):
             part.set_state(state)
@@ -62,6 +65,19 @@ def put_back(part: Any, state: Any) -> None:
             raise TypeError(f"{type(part).__name__} cannot be put back")
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"checkpoint: {' '.join(str(error).split())}") from None
+
+
+def _shared_out(state: dict[str, Any], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """This process's share of an optimiser's state, where its parameters are sharded."""
+    own = [value for group in optimiser.param_groups for value in group["params"]]
+    if not any(sharded(value) for value in own):
+        return state
+
+    def mine(value: Any, parameter: torch.Tensor) -> Any:
+        return share(value, parameter) if isinstance(value, torch.Tensor) and value.shape == parameter.shape else value
+
+    moments = {index: {name: mine(value, own[index]) for name, value in one.items()} for index, one in state["state"].items()}
+    return {**state, "state": moments}
 
 
 def save(path: str | os.PathLike[str], state: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from learner_node.group import group
+from whetstone.sharding import sharded, whole
 
 LIMIT = 10
 """Skipped steps of one update after which it is given up."""
@@ -39,7 +40,7 @@ class Descent:
             loss.backward()
             group().average(parameters)
             # A finite loss may have a gradient that is not.
-            usable = bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(parameters, self.norm)))
+            usable = math.isfinite(self._clip(parameters))
         if not usable:
             optimiser.zero_grad(set_to_none=True)
             self.skipped += 1
@@ -49,6 +50,17 @@ class Descent:
         optimiser.step()
         self.taken += 1
         return value
+
+    def _clip(self, parameters: Sequence[torch.Tensor]) -> float:
+        """Norm of the whole gradient before it was clipped; what is sharded does not mix with what is not."""
+        parts = [[one for one in parameters if sharded(one) == which and one.grad is not None] for which in (False, True)]
+        norms = [whole(torch.nn.utils.get_total_norm([one.grad for one in part if one.grad is not None])) for part in parts if part]
+        if not norms:
+            return 0.0
+        norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+        for part in parts:
+            torch.nn.utils.clip_grads_with_norm_(part, self.norm, norm)
+        return float(norm)
 
     def finish(self) -> None:
         """The update's steps are over. Raises DivergedError where every one of them was skipped."""

@@ -13,10 +13,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
+
+from whetstone.sharding import sharded
 
 _PATIENCE = timedelta(days=14)
 """That the others wait for the next update: a robot may be out of use over a weekend."""
@@ -54,15 +56,22 @@ class Group:
         return float(found)
 
     def average(self, parameters: Sequence[torch.Tensor]) -> None:
-        """Gradients of all processes, in place."""
+        """Gradients of all processes, in place. Those of sharded parameters (whetstone.sharding) are averaged already."""
         if self.size == 1:
             return
-        gradients = [one.grad for one in parameters if one.grad is not None]
+        gradients = [one.grad for one in parameters if one.grad is not None and not sharded(one)]
         if not gradients:
             return
         whole = self._reduce(torch.cat([one.flatten() for one in gradients]))
         for gradient, part in zip(gradients, whole.split([one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
+
+    @cached_property
+    def mesh(self) -> Any:
+        """All processes, as torch.distributed wants them for whetstone.sharding."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(self._accelerator.device.type, (self.size,))
 
     def tell(self, what: object = None) -> Any:
         """What process 0 has, in all processes. Pickled: between processes of one torchrun alone, on machines that trust each other."""

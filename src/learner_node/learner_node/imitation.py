@@ -20,7 +20,6 @@ where v_old is the policy as this update found it (flow_refinement alone has neg
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -33,9 +32,10 @@ import torch
 from learner_node.descent import Descent
 from learner_node.group import group
 from learner_node.interventions import corrected, intervened
+from learner_node.network_learner import NetworkLearner
 from learner_node.prior import prior_count, read_prior
 from learner_node.rounds import GateConfig, RoundsConfig
-from learner_node.rounds_learner import RoundsLearner
+from whetstone import sharding
 from whetstone.config import parse, source_of
 from whetstone.contracts import FlowPolicy, Rollout
 from whetstone.errors import ConfigError
@@ -136,7 +136,7 @@ def labelled(rollout: Rollout) -> np.ndarray:
 C = TypeVar("C", bound=ImitationConfig)
 
 
-class FlowImitation(RoundsLearner[tuple[Pool, Pool]], Generic[C]):
+class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
     """Learns from the decisions in the buffer and those from before the run, by their weights."""
 
     name: ClassVar[str]
@@ -148,19 +148,14 @@ class FlowImitation(RoundsLearner[tuple[Pool, Pool]], Generic[C]):
     nothing = "no episode was judged successful"
 
     def __init__(self, config: C, policy: FlowPolicy, seed: int):
-        super().__init__(policy, config.gate, config.rounds)
         self.config = config
+        super().__init__(policy, config.gate, config.rounds, config.tensors)
         self._rng = np.random.default_rng([seed, 17])
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer: list[Kept] = []
         self._prior: list[Kept] = []
         self._new = torch.zeros((), dtype=torch.int64)
         """Decisions since the last update."""
-        trainable = policy.trainable_state()
-        self._parameters = [
-            value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
-        ]
-        self.forget(failed=False)
         self._demonstrations: tuple[torch.Tensor, torch.Tensor] | None = None
         self._replayed: str | None = None  # the instruction whose demonstrations are left out of them
 
@@ -256,7 +251,7 @@ class FlowImitation(RoundsLearner[tuple[Pool, Pool]], Generic[C]):
         replayed = round(config.batch * config.demonstration_share) if self._demonstrations is not None else 0
         before = prior_count(config.batch - replayed, config.prior_share, len(prior), len(own))
         shares = [(pool, count) for pool, count in ((own, config.batch - replayed - before), (prior, before)) if count]
-        old = copy.deepcopy(network).eval()
+        old = sharding.copy_of(network).eval()
         losses, descent = [], Descent()
         steps = min(config.steps, math.ceil(config.updates * int(self._new)))
         self._new.zero_()
@@ -285,14 +280,15 @@ class FlowImitation(RoundsLearner[tuple[Pool, Pool]], Generic[C]):
         mine = group().share(len(chunks))
         # Noise is drawn for the whole batch, whoever computes which part of it.
         mixed, time, scale, wanted = (one[mine] for one in self.policy.network.mix(chunks, self._generator))
-        fitted = self.fitted(old, (inputs[mine], mixed, time, scale), signs[mine])
+        # Whether the old network is needed is a matter of the whole batch: where it is sharded, all processes ask it or none.
+        fitted = self.fitted(None if (signs > 0).all() else old, (inputs[mine], mixed, time, scale), signs[mine])
         return (fitted - wanted).square().mean() * group().portion(len(wanted), len(chunks))
 
     def fitted(self, old: Any, points: tuple[torch.Tensor, ...], signs: torch.Tensor) -> torch.Tensor:
-        """(B, horizon * columns) that is made to fit the wanted velocity, see the module. points: inputs, points of the flow, their times
-        and scales."""
+        """(B, horizon * columns) that is made to fit the wanted velocity, see the module. old: None where all signs are positive; points:
+        inputs, points of the flow, their times and scales."""
         velocity = self.policy.network.velocity(*points)
-        if (signs > 0).all():
+        if old is None:
             return velocity
         with torch.no_grad():
             before = old.velocity(*points)

@@ -55,6 +55,7 @@ class Parameters:
     weights_file_mb: MB from which on weights go to receivers on this machine as a file; 0: never. device: torch device of the policy
     copy. threads: of torch, while updating; with as many as the machine has cores, a busy core makes the others spin and an update twenty
     times slower.
+    sharded: each process of a torchrun has only its share of the policy's network.
     keep: newest snapshots of weights that stay beside the best one; 0: all. wandb: project of Weights & Biases; empty: TensorBoard alone.
     resume: go on from the checkpoints and rollouts in run_dir. restarted: the same after this process was killed in the middle of a run:
     nobody will bring the node up, so it does so itself.
@@ -82,6 +83,7 @@ class Parameters:
     weights_file_mb: float = field(default=64.0, metadata={"ge": 0})
     device: str = "cpu"
     threads: int = field(default=1, metadata={"ge": 1})
+    sharded: bool = False
     keep: int = field(default=10, metadata={"ge": 0})
     wandb: str = ""
     resume: bool = False
@@ -100,7 +102,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         p = self.parameters
         self._profile = load_profile(p.robot)
-        recipe = Recipe(p.robot, p.policy, p.learner, p.weights, p.device, p.seed, p.threads)
+        recipe = Recipe(p.robot, p.policy, p.learner, p.weights, p.device, p.seed, p.threads, p.sharded)
         policy, learner = make(recipe, group())
         self._learner = Leader(learner, recipe, group()) if group().size > 1 else learner
         self._spec = policy.spec

@@ -24,8 +24,8 @@ from learner_node import shaping
 from learner_node.descent import Descent
 from learner_node.group import group
 from learner_node.interventions import intervened
+from learner_node.network_learner import NetworkLearner
 from learner_node.rounds import GateConfig, RoundsConfig
-from learner_node.rounds_learner import RoundsLearner
 from learner_node.shaping import Shaping
 from whetstone.config import parse
 from whetstone.contracts import Rollout, StochasticPolicy
@@ -69,22 +69,17 @@ class _Data:
     wanted: torch.Tensor
 
 
-class PPO(RoundsLearner[_Data]):
+class PPO(NetworkLearner[_Data]):
     """See the module."""
 
     on_policy = True
 
     def __init__(self, config: PPOConfig, policy: StochasticPolicy, seed: int):
-        super().__init__(policy, config.gate, config.rounds)
         self.config = config
-        self._rng = np.random.default_rng([seed, 41])
-        trainable = policy.trainable_state()
-        self._parameters = [
-            value for name, value in policy.network.named_parameters() if name in trainable and (config.tensors == "all" or value.ndim < 2)
-        ]
-        self._seed = seed
         self._value: Any = None
-        self.forget(failed=False)
+        super().__init__(policy, config.gate, config.rounds, config.tensors)
+        self._rng = np.random.default_rng([seed, 41])
+        self._seed = seed
 
     @classmethod
     def load(cls, config: dict[str, Any], policy: Any, seed: int) -> PPO:

@@ -13,7 +13,7 @@ from typing import Any
 from learner_node.group import Group
 from whetstone import snapshot
 from whetstone.contracts import Learner, Policy, Rollout, UpdateReport
-from whetstone.errors import InputError
+from whetstone.errors import ConfigError, InputError
 from whetstone.plugins import configured
 from whetstone.profile import load_profile
 
@@ -21,7 +21,7 @@ from whetstone.profile import load_profile
 @dataclass(frozen=True)
 class Recipe:
     """What a learner is made of: names of config files, a snapshot to start from (empty: the base policy), a torch device, the run's seed
-    and torch's threads."""
+    and torch's threads. sharded: each process has only its share of the policy's network (whetstone.sharding)."""
 
     robot: str
     policy: str
@@ -30,10 +30,11 @@ class Recipe:
     device: str
     seed: int
     threads: int
+    sharded: bool = False
 
 
 def make(recipe: Recipe, group: Group) -> tuple[Policy, Learner]:
-    """Raises ConfigError, InputError."""
+    """As it is in every process, before anything is sharded. Raises ConfigError, InputError."""
     plugin, settings = configured("whetstone.policies", recipe.policy)
     policy: Policy = plugin.load(settings, load_profile(recipe.robot), group.device(recipe.device))
     if recipe.weights:
@@ -42,15 +43,22 @@ def make(recipe: Recipe, group: Group) -> tuple[Policy, Learner]:
         except ValueError as error:
             raise InputError(f"{recipe.weights}: {error}") from None
     plugin, settings = configured("whetstone.learners", recipe.learner)
-    return policy, plugin.load(settings, policy, recipe.seed)
+    learner = plugin.load(settings, policy, recipe.seed)
+    if recipe.sharded and not hasattr(policy, "network"):
+        raise ConfigError(f"learner_sharded:=true: policy '{recipe.policy}' has no network that could be; leave it out")
+    if recipe.sharded and not hasattr(learner, "shard"):
+        raise ConfigError(f"learner_sharded:=true: learner '{recipe.learner}' does not train the policy's network; leave it out")
+    return policy, learner
 
 
 class Leader:
     """The learner of process 0: what changes it is told to the others first."""
 
     def __init__(self, learner: Learner, recipe: Recipe, group: Group) -> None:
-        self._learner, self._group = learner, group
+        self._learner, self._group, self._sharded = learner, group, recipe.sharded
         group.tell(("make", recipe))
+        if recipe.sharded:
+            learner.shard(group.mesh)  # type: ignore[attr-defined]
 
     def update(self, rollouts: list[Rollout], iteration: int, last: bool) -> UpdateReport:
         self._group.tell(("update", rollouts, iteration, last))
@@ -66,6 +74,19 @@ class Leader:
         missing = self._learner.resume(state, reading)  # type: ignore[attr-defined]
         self._group.tell(("resume", state, found))
         return missing
+
+    def trainable_state(self) -> dict[str, Any]:
+        self._gather("trainable_state")
+        return self._learner.trainable_state()
+
+    def checkpoint(self) -> dict[str, Any]:
+        self._gather("checkpoint")
+        return self._learner.checkpoint()  # type: ignore[attr-defined]
+
+    def _gather(self, what: str) -> None:
+        """All processes have to ask for what they have in shares."""
+        if self._sharded:
+            self._group.tell(("gather", what))
 
     def close(self) -> None:
         """The others may go."""
@@ -86,10 +107,14 @@ def follow(group: Group) -> int:
             (recipe,) = rest
             torch.set_num_threads(recipe.threads)
             _, learner = make(recipe, group)
+            if recipe.sharded:
+                learner.shard(group.mesh)
         elif what == "update":
             learner.update(*rest)
         elif what == "resume":
             state, found = rest
             learner.resume(state, found.get)
+        elif what == "gather":
+            getattr(learner, rest[0])()
         else:
             return 0

@@ -21,6 +21,7 @@ from whetstone.contracts import Learner, Rollout
 from whetstone.errors import ConfigError
 from whetstone.networks import Critics, NoiseActor, perceptron
 from whetstone.plugins import load_plugin
+from whetstone.sharding import share, whole
 
 
 class Tiny:
@@ -42,14 +43,16 @@ class Tiny:
 
     def trainable_state(self) -> dict[str, np.ndarray]:
         return {
-            f"{key}.{name}": value.detach().numpy().copy() for key, one in self.modules.items() for name, value in one.named_parameters()
+            f"{key}.{name}": whole(value.detach()).numpy().copy()
+            for key, one in self.modules.items()
+            for name, value in one.named_parameters()
         }
 
     def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
         with torch.no_grad():
             for key, one in self.modules.items():
                 for name, value in one.named_parameters():
-                    value.copy_(torch.from_numpy(state[f"{key}.{name}"]))
+                    value.copy_(share(torch.from_numpy(state[f"{key}.{name}"]), value))
 
 
 class TinySteered(Tiny):
@@ -96,12 +99,17 @@ class TinyResidual(Tiny):
         return self.choices(256, 99).mean(0)
 
 
+class Layers(torch.nn.Sequential):
+    def units(self) -> list[torch.nn.Module]:
+        return [self[0], self[3]]  # the norm between them stays whole
+
+
 class TinyStochastic(Tiny):
     """Draws what it does from a normal distribution of deviation .5 around what its network says."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        self.network = perceptron((1, 32, 2), last_gain=0.0)
+        self.network = Layers(*perceptron((1, 32, 2), last_gain=0.0))
         self.modules = {"network": self.network}
 
     def trainable_state(self) -> dict[str, np.ndarray]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_checkpoint import LEARNERS, iteration
 
 from learner_node.group import Group
+from whetstone.errors import ConfigError
+from whetstone.sharding import sharded
 
 pytest.importorskip("accelerate")
 
@@ -24,16 +27,32 @@ from test_group import NAMES, updates
 from learner_node.group import group
 
 found = {"size": group().size, **{name: updates(name) for name in NAMES}}
+found["sharded"] = {name: updates(name, group().mesh) for name in NAMES}
 Path(sys.argv[1], f"{group().rank}.json").write_text(json.dumps(found))
 """
 
 
-def updates(name: str) -> dict[str, Any]:
-    """Metrics and weights of three updates."""
-    learner, reports = LEARNERS[name](), []
+def updates(name: str, mesh: Any = None) -> dict[str, Any]:
+    """Metrics and weights of three updates. mesh: the learner is sharded, and before the last update another one goes on for it."""
+    learner, reports, known = made(name, mesh), [], {}
     for number in range(3):
+        if number == 2 and mesh is not None:
+            state, learner = learner.checkpoint(), made(name, mesh)
+            assert learner.resume(state, known.get) == 0
+        known |= {one.episode_id: one for one in iteration(number)}
         reports.append(learner.update(iteration(number), number, number == 2).metrics)
-    return {"reports": reports, "state": {key: value.ravel().tolist() for key, value in learner.trainable_state().items()}}
+    held = sum(
+        (value.to_local() if mesh is not None and sharded(value) else value).numel() for value in learner.policy.network.parameters()
+    )
+    state = {key: value.ravel().tolist() for key, value in learner.trainable_state().items()}
+    return {"reports": reports, "state": state, "held": held}
+
+
+def made(name: str, mesh: Any) -> Any:
+    learner = LEARNERS[name]()
+    if mesh is not None:
+        learner.shard(mesh)
+    return learner
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
@@ -47,9 +66,10 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert [one["size"] for one in both] == [2, 2]
-    for name in NAMES:
-        alone, first, second = updates(name), both[0][name], both[1][name]
+    for name, how in [(name, how) for name in NAMES for how in ("replicated", "sharded")]:
+        alone, (first, second) = updates(name), ((one["sharded"] if how == "sharded" else one)[name] for one in both)
         assert first["state"] == second["state"], "replicas must not drift apart"
+        assert first["held"] < 0.7 * alone["held"] if how == "sharded" else first["held"] == alone["held"]
         for key, value in alone["state"].items():
             assert first["state"][key] == pytest.approx(value, abs=1e-4), key
         for one, other in zip(alone["reports"], first["reports"], strict=True):
@@ -71,3 +91,10 @@ def test_shares_and_portions() -> None:
                 sum(mine) / len(mine) * one.portion(len(mine), count) if mine else 0.0 for one, mine in zip(members, rows, strict=True)
             ]
             assert sum(parts) / size == pytest.approx(sum(range(count)) / count)
+
+
+def test_a_network_without_units_cannot_be_sharded() -> None:
+    learner = LEARNERS["flow_refinement"]()
+    learner.policy.network = torch.nn.Linear(2, 2)
+    with pytest.raises(ConfigError, match="network 'Linear' names no units, so it cannot be sharded"):
+        learner.shard(None)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from whetstone.contracts import Rollout
+from whetstone.sharding import share, whole
 
 
 class TinyNetwork(nn.Module):
@@ -15,6 +16,9 @@ class TinyNetwork(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(1 + 2 + 1, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 2))
+
+    def units(self):
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def velocity(self, inputs, chunk, time, scale):
         return self.layers(torch.cat([inputs, chunk, time[:, None]], dim=-1))
@@ -75,12 +79,12 @@ class TinyPolicy:
         return self._demonstrations
 
     def trainable_state(self):
-        return {name: value.detach().numpy().copy() for name, value in self.network.named_parameters()}
+        return {name: whole(value.detach()).numpy().copy() for name, value in self.network.named_parameters()}
 
     def load_trainable_state(self, state):
         with torch.no_grad():
             for name, value in self.network.named_parameters():
-                value.copy_(torch.from_numpy(state[name]))
+                value.copy_(share(torch.from_numpy(state[name]), value))
 
     def mean(self) -> np.ndarray:
         with torch.no_grad():

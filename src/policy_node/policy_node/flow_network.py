@@ -57,6 +57,10 @@ class FlowNetwork(nn.Module):
         self.register_buffer("lead_scale", torch.ones(columns))
         self.register_buffer("delta_scale", torch.ones(horizon, columns - 1))
 
+    def units(self) -> list[nn.Module]:
+        """What is only ever called as a whole, for whetstone.sharding."""
+        return [self.context[0], self.context[2], self.time_in, self.chunk_in, *self.blocks, self.chunk_out]
+
     def inputs(self, features: torch.Tensor, proprioception: torch.Tensor, previous: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """(B, features) of about unit variance, (B, columns) measured, (B, columns) commanded last, (B, text_size) -> (B, sum).
 

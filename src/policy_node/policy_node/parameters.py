@@ -1,6 +1,7 @@
 """Named parameters of a policy as the arrays that travel, and back.
 
-Role: what every policy of ours does in trainable_state and load_trainable_state. Depends on torch alone.
+Role: what every policy of ours does in trainable_state and load_trainable_state. A sharded network's are whole on the way
+(whetstone.sharding). Depends on torch.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from whetstone.sharding import share, whole
+
 
 def taken(own: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Copies, float32."""
-    return {name: value.detach().cpu().numpy().astype(np.float32, copy=True) for name, value in own.items()}
+    return {name: whole(value.detach()).cpu().numpy().astype(np.float32, copy=True) for name, value in own.items()}
 
 
 def put(own: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -29,4 +32,4 @@ def put(own: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
         raise ValueError(f"tensor '{extra[0]}' is unknown to the policy")
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(torch.from_numpy(np.asarray(state[name], np.float32)))
+            value.copy_(share(torch.from_numpy(np.asarray(state[name], np.float32)), value))

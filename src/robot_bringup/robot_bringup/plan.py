@@ -108,7 +108,7 @@ class Argument:
 
 LOCAL = (
     "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "record_frames", "weights_key", "without", "keep", "wandb",
-    "resume", "learner_processes",
+    "resume", "learner_processes", "learner_sharded",
 )  # fmt: skip
 """Arguments that no result depends on."""
 
@@ -188,6 +188,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
     Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_LEARNING),
+    Argument("learner_sharded", "false", "each of these processes holds only its share of the policy (FSDP)", "boolean", modes=_LEARNING),
     Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_LEARNING),
     Argument("wandb", "", "project of Weights & Biases that gets the curves; empty: TensorBoard alone", modes=_LEARNING, optional=True),
     Argument("resume", "false", "go on with the run in run_dir, which was cut off", "boolean", modes=_WEIGHTS),
@@ -346,7 +347,9 @@ def _learner_parameters(values: Mapping[str, Any], run_dir: Path) -> dict[str, A
     """What the learner is told beyond what all nodes are."""
     kept = ("iterations", "rollout_budget_gb", "record_frames", "keep", "wandb", "resume")
     sent = ("weights_dtype", "weights_compression", "weights_differences", "weights_file_mb")
-    return {"rollouts": str(run_dir / "rollouts"), **{name: values[name] for name in (*kept, *sent)}}
+    if values["learner_sharded"] and values["learner_processes"] == 1:
+        raise ConfigError("learner_sharded:=true splits the policy over processes; give learner_processes:=2 or more")
+    return {"rollouts": str(run_dir / "rollouts"), "sharded": values["learner_sharded"], **{name: values[name] for name in (*kept, *sent)}}
 
 
 def _shared(name: str, values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
