@@ -115,6 +115,26 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         rollout = aside.read("train-000-0001")
         assert rollout.outcome == "aborted" and rollout.images["wrist"][0, 0, 0, 0] == 100
         assert json.loads((peers.store.root / "interrupted/train-000-0001/meta.json").read_text())["format"] == 3
+
+        # In real time an episode's first frame comes a step after its start; one of which a decision is missing is set aside.
+        for name, missed in (("train-000-0002", 1), ("train-000-0003", 8)):
+            graph.say(Episode.PHASE_RUNNING, name, START - missed * PERIOD)
+            graph.until(lambda name=name: peers.running(name) > 0)
+            for index in range(3):
+                peers.step(name, index)
+                peers.reward(name, index, 0.1)
+            graph.until(lambda name=name: peers.running(name) > 2 * 2 * 128 * 128 * 3)
+            peers.end(name, 2)
+        graph.until(lambda: peers.store.list() == ["train-000-0000", "train-000-0002"])
+        graph.until(lambda: "train-000-0003 was running when this node was restarted" in graph.log("learner"))
+
+        # Nobody says the end of an episode whose run dies.
+        graph.say(Episode.PHASE_RUNNING, "train-000-0004", START)
+        graph.until(lambda: peers.running("train-000-0004") > 0)
+        peers.step("train-000-0004", 0)
+        graph.say(Episode.PHASE_RESETTING, "train-000-0000", mode=Episode.MODE_EVALUATE)
+        graph.until(lambda: "train-000-0004: its run ended without a word" in graph.log("learner"))
+        assert aside.list() == ["train-000-0001", "train-000-0003"] and not (peers.store.root / "running" / "train-000-0004").exists()
     finally:
         graph.close()
 

@@ -90,7 +90,7 @@ def main(robot: str, version: int, seconds: float, kill: int = 0) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sender.publisher._send = count
-    sender.publisher.resume(state_of(version), version, 0, 0)
+    sender.publisher.resume(sender.publisher.prepare(state_of(version), version, 0, 0))
     executor = make_executor()
     executor.add_node(node)
     end = time.monotonic() + seconds

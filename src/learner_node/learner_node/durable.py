@@ -67,6 +67,14 @@ class DurableRecorder(Recorder):
         if (files := self._files.pop(episode_id, None)) is not None:
             files.discard()
 
+    def abandon(self, episode_id: str, reason: str) -> None:
+        """Its end will never come: what was heard of it is set aside, with the reason."""
+        super().discard(episode_id)
+        self._ends.pop(episode_id, None)
+        if (files := self._files.pop(episode_id, None)) is not None:
+            files.close()
+            self._store.interrupt(episode_id, None, reason)
+
     def image(self, camera: str, stamp: int, payload: object) -> None:
         if self._frame_of is not None:
             data = b""
@@ -116,7 +124,7 @@ class DurableRecorder(Recorder):
 
     def _keep(self, episode_id: str, camera: str, stamp: int, content: object) -> object:
         files = self._files.get(episode_id)
-        if files is None or isinstance(content, _Kept):
+        if files is None:
             return content
         assert isinstance(content, bytes)
         return _Kept(files.events, files.event({"kind": "image", "camera": camera, "stamp": stamp}, content))

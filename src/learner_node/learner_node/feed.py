@@ -15,11 +15,12 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 from whetstone_msgs.msg import Action, Episode, Reward, Update
 
+from learner_node.durable import DurableRecorder
 from learner_node.journal import Done
 from learner_node.publisher import Options
-from learner_node.recorder import Decision, EpisodeInfo, Recorder
+from learner_node.recorder import Decision, EpisodeInfo
 from learner_node.weights_topics import WeightsTopics
-from whetstone.contracts import REWARD_VALUES, PolicySpec, RewardSample
+from whetstone.contracts import REWARD_VALUES, PolicySpec, RewardSample, Rollout
 from whetstone.profile import RobotProfile
 from whetstone.ros import EPISODE, EVENT, LATCHED, WhetstoneNode, camera_qos, deserialize, joints_qos, stamp_of_raw, to_ns, to_stamp
 
@@ -39,7 +40,7 @@ class RobotFeed:
     this process was started again.
 
     recorder: of its episodes, whose ids bear the robot's name where there are several. asked: iteration whose update it waits for, None:
-    none. over: its run has ended, nobody waits for it. starts: episode -> robot time, ns, at which it began to run.
+    none. over: its run has ended, nobody waits for it.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class RobotFeed:
         node: WhetstoneNode[Any],
         profile: RobotProfile,
         spec: PolicySpec,
-        recorder: Recorder,
+        recorder: DurableRecorder,
         options: Options,
         key: bytes,
         *,
@@ -58,8 +59,9 @@ class RobotFeed:
         self.namespace, self.recorder = namespace, recorder
         self.asked: int | None = None
         self.over = False
-        self.starts: dict[str, int] = {}
-        self._profile, self._spec, self._known = profile, spec, known
+        self._starts: dict[str, int] = {}
+        """Episode -> robot time, ns, at which it began to run."""
+        self._profile, self._spec, self._known, self._log = profile, spec, known, node.get_logger()
         self._stamp = 0
         self.weights = WeightsTopics(
             node, options, (spec.policy_id, spec.config_hash), key, lambda: self._stamp, prefix=f"/{namespace}/" if namespace else ""
@@ -82,6 +84,12 @@ class RobotFeed:
 
             topic = self._topic(profile.camera(name).topic)
             self.heard.append(node.create_subscription(Image, topic, on_image, camera_qos(realtime), raw=True))
+
+    def begun_before(self, rollout: Rollout) -> bool:
+        """Whether the first decision of an episode was not heard: it ran already when this process was started. To be asked once."""
+        # In real time the first frame, and so the first decision, comes a step or two after the start.
+        start = self._starts.pop(rollout.episode_id, int(rollout.stamps[0]))
+        return int(rollout.stamps[0]) - start >= self._spec.execute * self._profile.period_ns
 
     def greet(self) -> None:
         """Tell the robot's episode manager once all its topics are heard here: what is said before is lost, however reliable."""
@@ -126,10 +134,17 @@ class RobotFeed:
                 self.asked = int(message.iteration)
             return
         name = self._id(message.episode_id)
+        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
+            # A run that died says no end of its last episode; the next may begin with the same name.
+            for lost in self.recorder.running():
+                if lost != name or message.phase == Episode.PHASE_RESETTING:
+                    self._starts.pop(lost, None)
+                    self.recorder.abandon(lost, "its run ended without a word")
+                    self._log.warning(f"{lost}: its run ended without a word; nothing is learned from it")
         if message.mode != Episode.MODE_TRAIN or self._known(name, message.iteration):
             return
         if message.phase == Episode.PHASE_RUNNING:
-            self.starts[name] = to_ns(message.start)
+            self._starts[name] = to_ns(message.start)
         if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
             # Already while resetting, for actions and frames may come before the message that says RUNNING.
             self.recorder.begin(EpisodeInfo(name, message.iteration, message.task, message.instruction, message.seed))

@@ -45,8 +45,8 @@ class Parameters:
     """robot, policy, learner: names of config files. seed: of all randomness in learning. run_dir: absolute, for rollouts and weights.
 
     iterations: of the whole run, so that the learner knows the last one; 0: it is never told. weights: snapshot (.safetensors) to start
-    from; empty: the base policy. rollouts: folder of the episodes; empty: run_dir/rollouts; rollout_budget_gb: GB that it may take, 0: any;
-    beyond it the oldest episodes that are not protected go. record_frames: images that are kept: at decisions, or of all control steps (as
+    from; empty: the base policy. rollout_budget_gb: GB that the episodes may take, 0: any; beyond it the oldest that are not
+    protected go. record_frames: images that are kept: at decisions, or of all control steps (as
     JPEG besides).
     reward_grace: seconds that an ended episode waits for rewards still under way. realtime: cameras have clocks of their own, so frames
     are joined to the nearest stamp within half a period. weights_key: file of the key that announcements of weights are signed with; empty:
@@ -71,7 +71,6 @@ class Parameters:
     seed: int = field(default=0, metadata={"ge": 0})
     iterations: int = field(default=0, metadata={"ge": 0})
     weights: str = ""
-    rollouts: str = ""
     rollout_budget_gb: float = field(default=0.0, metadata={"ge": 0})
     record_frames: Literal["decisions", "all"] = "decisions"
     reward_grace: float = field(default=2.0, metadata={"ge": 0})
@@ -106,7 +105,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         policy, learner = make(recipe, group())
         self._learner = Leader(learner, recipe, group()) if group().size > 1 else learner
         self._spec = policy.spec
-        self._store = RolloutStore(p.rollouts or Path(p.run_dir) / "rollouts")
+        self._store = RolloutStore(Path(p.run_dir) / "rollouts")
         self._store.clean()
         identity = {
             "learner": p.learner,
@@ -181,8 +180,10 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._timer = self.create_timer(0.05, self._tick, clock=self.steady_clock)
         if self._done is not None and self._done.version:
             state = self._journal.load(self._done.version)
-            for feed in self._feeds:
-                feed.weights.publisher.resume(state, self._done.version, self._done.parent, self._done.iteration)
+            publishers = [feed.weights.publisher for feed in self._feeds]
+            pushed = publishers[0].prepare(state, self._done.version, self._done.parent, self._done.iteration)
+            for publisher in publishers:
+                publisher.resume(pushed)
         if self.parameters.robots:
             self.get_logger().info(f"learning from {', '.join(self.parameters.robots)}")
 
@@ -227,8 +228,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def _collect(self, feed: RobotFeed) -> None:
         """What a robot's episodes have become: rollouts, labels that came late."""
         for rollout in feed.recorder.ready(time.monotonic()):
-            start = feed.starts.pop(rollout.episode_id, 0)
-            if self.parameters.restarted and rollout.stamps[0] > start:
+            if feed.begun_before(rollout) and self.parameters.restarted:
                 self.get_logger().warning(f"{rollout.episode_id} was running when this node was restarted: nothing is learned from it")
                 self.counters["interrupted_episodes"] = self.counters.get("interrupted_episodes", 0) + 1
                 self._jobs.put(lambda rollout=rollout: self._set_aside(rollout))

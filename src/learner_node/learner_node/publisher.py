@@ -138,14 +138,14 @@ class WeightsPublisher:
         """`prepare` and `publish`."""
         self.publish(self.prepare(state, version, parent, iteration))
 
-    def resume(self, state: dict[str, np.ndarray], version: int, parent: int, iteration: int) -> None:
-        """Announce again, after a restart, what was in use when the state was saved.
+    def resume(self, pushed: Pushed) -> None:
+        """Announce again, after a restart, what was in use when its state was saved.
 
         The same state and version make the same manifest: a robot that has it, or parts of it, goes on from where it was. Robots that
         have newer weights of a lost past are given these under a version of their own; see `acknowledged`.
         """
         self._resumed = True
-        self.push(state, version, parent, iteration)
+        self.publish(pushed)
 
     def acknowledged(self, version: int, payload_sha256: str) -> None:
         """A robot applied this version; it may be one of a learner before."""

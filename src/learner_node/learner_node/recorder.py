@@ -193,6 +193,10 @@ class Recorder:
         late, self._late = self._late, {}
         return late
 
+    def running(self) -> list[str]:
+        """Episodes whose end has not come."""
+        return [episode_id for episode_id, episode in self._open.items() if episode.end is None]
+
     def waiting(self) -> list[str]:
         """Ended episodes that are not closed yet."""
         return [episode_id for episode_id, episode in self._open.items() if episode.end is not None]

@@ -5,7 +5,7 @@ Role: pure arithmetic over a rollout's rewards. Does not depend on torch or ROS.
 With phi the chosen signal before a decision and phi' the one behind it (at the next decision, or the end):
     held        r = phi'                  a value held adds up with time: who loiters near the goal earns most (LRM's published way)
     increments  r = phi' - phi            adds up to what was gained
-    potential   r = gamma phi' - phi      Ng et al. 1999: changes no optimal policy
+    potential   r = gamma phi' - phi      Ng et al. 1999, but that phi counts at an episode's end too: what was reached there is earned
 and `bonus` more for the last decision of an episode that ended as a success, which the episode manager says only once completion has held
 over several frames.
 """

@@ -128,6 +128,27 @@ def test_an_episode_of_the_same_name_again_takes_nothing_away(tmp_path: Path) ->
     assert all((tmp_path / "interrupted" / name / "events.log").exists() for name in store.interrupted())
 
 
+def test_an_episode_whose_end_never_came_is_set_aside(tmp_path: Path) -> None:
+    """Else it would collect whatever the robot does from then on, and be mixed with the next one of its name."""
+    store = RolloutStore(tmp_path)
+    recorder = DurableRecorder(store, CAMERAS, decode)
+    recorder.begin(INFO)
+    for event in events(3, 1, 1):
+        tell(recorder, event)
+    assert recorder.running() == [INFO.episode_id]
+    recorder.abandon(INFO.episode_id, "its run ended without a word")
+    assert recorder.running() == [] and not recorder.recording
+    assert store.interrupted() == {INFO.episode_id: "its run ended without a word"}
+    recorder.begin(INFO)
+    for event in events(5, 1, 1):
+        tell(recorder, event)
+    recorder.end(INFO.episode_id, at(5), "success", "done", now=0.0)
+    assert recorder.running() == []
+    (whole,) = recorder.ready(now=100.0)
+    assert len(whole.stamps) == 5 and len(whole.steps["stamps"]) == 6
+    assert (tmp_path / "interrupted" / INFO.episode_id / "events.log").stat().st_size > 0
+
+
 def test_events_that_cannot_be_read_are_kept_as_they_are(tmp_path: Path) -> None:
     store = RolloutStore(tmp_path)
     store.begin("a").event({"kind": "begin", "episode": "of another version"})

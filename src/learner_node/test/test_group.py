@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from whetstone.sharding import sharded
 pytest.importorskip("accelerate")
 
 NAMES = ("flow_refinement", "recap", "ppo")
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -58,10 +60,9 @@ def made(name: str, mesh: Any) -> Any:
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     script = tmp_path / "updates.py"
     script.write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(
-        [*launcher, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*LAUNCHER, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
@@ -74,6 +75,35 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
             assert first["state"][key] == pytest.approx(value, abs=1e-4), key
         for one, other in zip(alone["reports"], first["reports"], strict=True):
             assert other == pytest.approx(one, rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def test_its_processes_die_with_a_killed_torchrun(tmp_path: Path) -> None:
+    script = tmp_path / "waits.py"
+    script.write_text(
+        "import os, sys, time; from pathlib import Path; from learner_node.group import group\n"
+        "group(); Path(sys.argv[1], f'{group().rank}.pid').write_text(str(os.getpid())); time.sleep(300)\n"
+    )
+    process = subprocess.Popen([*LAUNCHER, str(script), str(tmp_path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while len(found := [path for path in tmp_path.glob("*.pid") if path.read_text()]) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        members = [int(path.read_text()) for path in found]
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 30
+    while any(alive(member) for member in members):
+        assert time.monotonic() < deadline, "they live on"
+        time.sleep(0.1)
+
+
+def alive(member: int) -> bool:
+    try:
+        return Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_shares_and_portions() -> None:

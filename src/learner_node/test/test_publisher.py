@@ -147,7 +147,7 @@ def test_weights_of_another_size_have_no_base() -> None:
 def test_a_restarted_learner_announces_the_very_same() -> None:
     before, after = Wire(), Wire()
     before.publisher.push(STATE, 7, 6, 3)
-    after.publisher.resume({name: value.copy() for name, value in STATE.items()}, 7, 6, 3)
+    after.publisher.resume(after.publisher.prepare({name: value.copy() for name, value in STATE.items()}, 7, 6, 3))
     assert after.announced[-1].manifest == before.announced[-1].manifest
     after.publisher.acknowledged(7, after.announced[-1].manifest.payload_sha256)
     assert len(after.announced) == 1 and after.publisher.next_version == 8
@@ -156,7 +156,7 @@ def test_a_restarted_learner_announces_the_very_same() -> None:
 def test_a_learner_that_lost_versions_takes_its_robots_along() -> None:
     """Restarted from a checkpoint of version 5, it hears that a robot has 7: what it has is announced as 8, once, and 9 comes next."""
     wire = Wire()
-    wire.publisher.resume(STATE, 5, 4, 3)
+    wire.publisher.resume(wire.publisher.prepare(STATE, 5, 4, 3))
     wire.publisher.acknowledged(6, "lost")
     wire.publisher.acknowledged(6, "lost")
     assert [pushed.manifest.version for pushed in wire.announced] == [5, 7]

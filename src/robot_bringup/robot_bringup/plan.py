@@ -8,6 +8,7 @@ data: reads configuration, creates nothing, starts nothing. Does not depend on R
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -36,7 +37,9 @@ DESCRIPTIONS = {
 }
 ENDLESS = 2**31 - 1
 _AGAIN = {"learner": ("restarted",)}
-"""Nodes that go on from the disk. None of them moves the arm: after the death of one that does, a human has a look first."""
+"""Nodes that go on from the disk after they were killed. As several processes they do when torchrun is killed, which they die with, and not
+when one of them is: torchrun's end does not tell that from an error of theirs. None of them moves the arm:
+after the death of one that does, a human has a look first."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Argument:
             value = int(text) if self.kind == "integer" else float(text)
         except ValueError:
             raise ConfigError(f"argument {self.name}:={text} must be {self._expected()}") from None
-        if not ((self.low is None or value >= self.low) and (self.high is None or value <= self.high)):
+        if not (math.isfinite(value) and (self.low is None or value >= self.low) and (self.high is None or value <= self.high)):
             raise ConfigError(f"argument {self.name}:={text} must be {self._expected()}")
         return value
 
@@ -320,7 +323,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if mode != "sim":
         specific["policy"] = ("policy_node", "policy_node", {})
     if mode == "refine" and "learner" not in without:
-        specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values, run_dir))
+        specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values))
     if mode != "sim":
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {
@@ -343,13 +346,13 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
 
 
-def _learner_parameters(values: Mapping[str, Any], run_dir: Path) -> dict[str, Any]:
+def _learner_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the learner is told beyond what all nodes are."""
     kept = ("iterations", "rollout_budget_gb", "record_frames", "keep", "wandb", "resume")
     sent = ("weights_dtype", "weights_compression", "weights_differences", "weights_file_mb")
     if values["learner_sharded"] and values["learner_processes"] == 1:
         raise ConfigError("learner_sharded:=true splits the policy over processes; give learner_processes:=2 or more")
-    return {"rollouts": str(run_dir / "rollouts"), "sharded": values["learner_sharded"], **{name: values[name] for name in (*kept, *sent)}}
+    return {"sharded": values["learner_sharded"], **{name: values[name] for name in (*kept, *sent)}}
 
 
 def _shared(name: str, values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
@@ -364,7 +367,7 @@ def _shared(name: str, values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
         chosen = {name: values[name] for name in ("robot", "reward", "realtime", "deadline", "device")}
         return NodeSpec("reward_node", "reward_node", name, f"/{values['namespace']}", {**chosen, **common})
     chosen = {name: values[name] for name in ("robot", "policy", "learner", "seed", "realtime", "device", "weights", "weights_key")}
-    parameters = {**chosen, **_learner_parameters(values, run_dir), **common}
+    parameters = {**chosen, **_learner_parameters(values), **common}
     return NodeSpec(
         "learner_node", "learner_node", name, f"/{values['namespace']}", parameters, (), _AGAIN[name], values["learner_processes"]
     )

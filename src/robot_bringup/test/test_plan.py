@@ -109,6 +109,7 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"iterations": "many"}, "argument iterations:=many must be an integer from 0 to 1000"),
         ("refine", {"episodes": "0"}, "argument episodes:=0 must be an integer from 1 to 1000"),
         ("refine", {"deadline": "nan"}, "argument deadline:=nan must be a number"),
+        ("refine", {"rollout_budget_gb": "inf"}, "argument rollout_budget_gb:=inf must be a number of at least 0"),
         ("refine", {"realtime": "yes"}, "argument realtime:=yes must be true or false"),
         ("refine", {"robot": ""}, "argument robot is empty; it is one of franka, so100"),
         ("refine", {"seed": "50"}, "argument seed:=50 must be an integer from 0 to 49"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_scores_are_those_of_every_so_many_steps_and_of_the_end(tmp_path: Path, 
     expected = [red(exact[step]) if step in steps else np.nan for step in (0, 4, 8, 12)]
     np.testing.assert_array_equal(done.rewards["progress"], np.array(expected, np.float32))
     assert np.isnan(done.rewards["total"]).all(), "nothing of the model before is left"
+
+
+def test_without_an_episode_s_first_step_its_decisions_are_scored_all_the_same() -> None:
+    """In real time the first decision comes at step 1, the others where the reward node scores: at 4, 8, 12."""
+    whole = recorded(decisions=4, execute=4)
+    late = whole.stamps[0] + (whole.stamps[1] - whole.stamps[0]) // 4
+    steps = {name: values[1:] for name, values in whole.steps.items()}
+    rollout = replace(whole, stamps=np.array([late, *whole.stamps[1:]]), steps=steps)
+    assert steps["stamps"][0] == late
+    done = label(rollout, None, Red(4), ROBOT)
+    assert done.scores["stamps"].tolist() == [*whole.stamps[1:].tolist(), rollout.end]
+    assert np.isnan(done.rewards["progress"]).tolist() == [True, False, False, False, False]
 
 
 @pytest.mark.parametrize(

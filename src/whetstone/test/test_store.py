@@ -118,6 +118,25 @@ def test_any_damage_names_the_file(tmp_path: Path, name: str) -> None:
             store.read("train-000-0001")
 
 
+def test_whatever_byte_of_the_arrays_is_damaged_it_is_said_or_harmless(tmp_path: Path) -> None:
+    """Every place of an archive's directory, where compression, encryption and names are told, and some of the rest."""
+    store = RolloutStore(tmp_path)
+    path = store.write(rollout()) / "arrays.npz"
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    said = 0
+    for place in (*range(0, directory, 211), *range(directory, len(whole), 3)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 0xFF
+        path.write_bytes(bytes(flipped))
+        try:
+            assert_equal(rollout(), store.read("train-000-0001"))
+        except InputError as error:
+            assert "arrays.npz: damaged" in str(error)
+            said += 1
+    assert said > 100
+
+
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     store = RolloutStore(tmp_path)
     folder = store.write(rollout())
@@ -183,6 +202,31 @@ def test_the_budget_takes_the_oldest_unprotected_and_never_the_newest(tmp_path: 
     assert not store.protected("train-000-0001") and store.prune(0) == ["train-000-0001"]
     with pytest.raises(InputError, match="'train-000-0001' is not in"):
         store.protect("train-000-0001")
+
+
+def test_reading_while_another_process_removes_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RolloutStore(tmp_path)
+    for name in ("a", "b", "c"):
+        store.write(rollout(name))
+    reading = store.read_all()
+    assert next(reading).episode_id == "a"
+    shutil.rmtree(tmp_path / "b")
+    assert [one.episode_id for one in reading] == ["c"]
+    assert store.quarantined() == {}
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: (*real(path), path / "gone"))
+    assert store.size("a") > 0 and store.prune(1) == ["a"]
+
+
+def test_another_recording_of_the_same_name_does_not_take_the_first_one_s_place(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    for seed in (1, 2):
+        running = store.begin("train-000-0001")
+        running.close()
+        store.write(rollout(seed=seed))
+    assert_equal(rollout(seed=2), store.read("train-000-0001"))
+    assert store.interrupted() == {"train-000-0001": "another episode of this name was recorded after it"}
+    assert_equal(rollout(seed=1), RolloutStore(tmp_path / "interrupted").read("train-000-0001"))
 
 
 @pytest.mark.parametrize("format", [1, 2])

@@ -6,7 +6,6 @@ rollout store keeps them beside the arrays. Memory holds an index only. OpenCV i
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ class Frames:
             raise InputError(f"{self.path}: no frame of camera '{camera}' at {stamp} ns")
         try:
             return decode(payload(self.path, entry))
-        except (OSError, ValueError, zlib.error) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: frame of camera '{camera}' at {stamp} ns: {error}") from None
 
 

@@ -53,7 +53,9 @@ def scores_of(rewards: dict[int, RewardSample]) -> dict[str, np.ndarray]:
 
 def label(rollout: Rollout, frames: Frames | None, model: RewardModel, profile: RobotProfile) -> Rollout:
     """The rollout with this model's scores in place of all that it had: every `needs.every`-th control step, as the reward node does it,
-    and the last frame if it is there. frames: of all control steps; None will do where decisions are no further apart than that.
+    and the last frame if it is there. In real time the first step is missing; then counting begins where most decisions are met.
+
+    frames: of all control steps; None will do where decisions are no further apart than that.
 
     Raises InputError naming the image that the model wants and the episode lacks. The outcome stays: it is what ended the episode.
     """
@@ -61,7 +63,8 @@ def label(rollout: Rollout, frames: Frames | None, model: RewardModel, profile: 
         raise InputError("its control steps were not recorded")
     measured = dict(zip(rollout.steps["stamps"].tolist(), rollout.steps["measured"]))
     last = rollout.end if rollout.end is not None and rollout.end in measured else int(rollout.steps["stamps"][-1])
-    every = rollout.steps["stamps"][:: model.needs.every].tolist()
+    met = np.bincount(np.searchsorted(rollout.steps["stamps"], rollout.stamps) % model.needs.every, minlength=1)
+    every = rollout.steps["stamps"][int(met.argmax()) :: model.needs.every].tolist()
     stamps, seen = [], []
     for stamp in sorted({*every, last}):
         images = {camera: _image(rollout, frames, camera, stamp, stamp == last, profile) for camera in model.needs.cameras}

@@ -81,7 +81,7 @@ def export(store: RolloutStore, episodes: Sequence[str], profile: RobotProfile, 
     """
     if options.reward != SUCCESS.rpartition(".")[2] and options.reward not in REWARD_VALUES:
         raise InputError(f"reward '{options.reward}' is not one of success, {', '.join(REWARD_VALUES)}")
-    by_steps = options.rows == "steps" or (options.rows == "auto" and all(_has_frames(store, one) for one in episodes))
+    by_steps = options.rows == "steps" or (options.rows == "auto" and all(store.has_frames(one) for one in episodes))
     period = profile.period_ns if by_steps else _decision_period(store, episodes, profile)
     done = Exported("control steps" if by_steps else "decisions", Fraction(profile.rate).limit_denominator(10**6))
     if not by_steps:
@@ -273,13 +273,6 @@ def _side(rollout: Rollout) -> bytes:
     buffer = BytesIO()
     write_arrays(buffer, {name: array for name, array in to_arrays(rollout).items() if not name.startswith("images/")})
     return buffer.getvalue()
-
-
-def _has_frames(store: RolloutStore, episode_id: str) -> bool:
-    try:
-        return store.frames(episode_id) is not None
-    except InputError:
-        return False
 
 
 def _decision_period(store: RolloutStore, episodes: Sequence[str], profile: RobotProfile) -> int:

@@ -8,7 +8,6 @@ names the feature and the argument that helps. Depends on what lerobot_dataset n
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from whetstone.lerobot_export import (
     step_rows,
 )
 from whetstone.profile import RobotProfile
-from whetstone.store import RolloutStore, from_arrays, read_meta
+from whetstone.store import DAMAGED, RolloutStore, from_arrays, read_meta
 
 _BESIDE = 0.5  # rad that a joint may lie outside its range before its unit is doubted
 _OPENING = 0.05  # likewise of a gripper opening
@@ -115,7 +114,7 @@ def _ours(reader: DatasetReader, index: int, profile: RobotProfile) -> _Episode 
         by_steps = meta["rows"] == "steps"
         options = ExportOptions(images="none")
         rows = step_rows(rollout, None, profile, options) if by_steps else decision_rows(rollout, options)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, InputError) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: damaged ({error}); sidecar:=false does without it") from None
     columns = reader.columns(index)
     if not all(name in columns and np.array_equal(columns[name], mine) for name, mine in ((STATE, rows.state), (ACTION, rows.action))):

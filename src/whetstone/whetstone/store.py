@@ -25,13 +25,15 @@ import numpy as np
 
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
-from whetstone.files import sync, sync_folder
+from whetstone.files import replacing, sweep, sync, sync_folder
 from whetstone.frames import Frames, append
 from whetstone.record_log import Entry, RecordLog, entries
 
 _FORMAT = 3
 _READABLE = (1, 2, 3)
 """Format 1 knew no `scores` and `steps`, format 2 no `end`, `source` and `steps/intervention`."""
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, InputError)
+"""What reading damaged arrays or texts of a rollout may raise."""
 _QUARANTINE, _RUNNING, _INTERRUPTED = "quarantine", "running", "interrupted"
 _EVENTS, _FRAMES = "events.log", "frames.log"
 _REPLACED = ".replaced-"
@@ -120,7 +122,8 @@ class RolloutStore:
         return RunningEpisode(folder)
 
     def write(self, rollout: Rollout, frames: Iterable[tuple[str, int, bytes]] | None = None) -> Path:
-        """Write one episode, replacing one of the same id; what `begin` made for it ends here. Returns its folder.
+        """Write one episode; what `begin` made for it ends here. One of the same id is replaced; if it is another recording (a later run of
+        the same robot), it goes to `interrupted/`. Returns its folder.
 
         frames: camera, stamp (ns) and encoded picture of every frame, where there are more than those at decisions and `begin` did not
         take them. Raises InputError where that is not possible.
@@ -149,9 +152,11 @@ class RolloutStore:
                 with (partial / _FRAMES).open("ab") as file:
                     sync(file)
             with (partial / "meta.json").open("w", encoding="utf-8") as file:
-                json.dump({"format": _FORMAT, **meta_of(rollout), "record": _record(running)}, file, indent=1, ensure_ascii=False)
+                json.dump({**_meta(rollout), "record": _record(running)}, file, indent=1, ensure_ascii=False)
                 sync(file)
             replaced = self.root / f"{_REPLACED}{name}"
+            if (record := _record(running)) and _final_record(final) not in ("", record):
+                self._put_aside(name, self._aside(_INTERRUPTED, name), "another episode of this name was recorded after it")
             if final.exists():
                 shutil.rmtree(replaced, ignore_errors=True)
                 final.rename(replaced)
@@ -175,23 +180,16 @@ class RolloutStore:
         try:
             age = (folder / "meta.json").stat()
             old = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-            with (folder / ".arrays").open("wb") as file:
-                write_arrays(file, to_arrays(rollout))
-                sync(file)
-            with (folder / ".meta").open("w", encoding="utf-8") as file:
-                json.dump({**old, "format": _FORMAT, **meta_of(rollout)}, file, indent=1, ensure_ascii=False)
-                sync(file)
-            os.utime(folder / ".meta", ns=(age.st_atime_ns, age.st_mtime_ns))
-            (folder / ".arrays").replace(folder / "arrays.npz")
-            (folder / ".meta").replace(folder / "meta.json")
-            sync_folder(folder)
+            with replacing(folder / "meta.json") as meta, replacing(folder / "arrays.npz") as arrays:
+                with meta.open("w", encoding="utf-8") as file:
+                    json.dump({**old, **_meta(rollout)}, file, indent=1, ensure_ascii=False)
+                os.utime(meta, ns=(age.st_atime_ns, age.st_mtime_ns))
+                with arrays.open("wb") as file:
+                    write_arrays(file, to_arrays(rollout))
         except OSError as error:
             raise _cannot_write(folder, error) from None
         except ValueError as error:
             raise InputError(f"{folder / 'meta.json'}: damaged: {error}") from None
-        finally:
-            for name in (".arrays", ".meta"):
-                (folder / name).unlink(missing_ok=True)
 
     def read(self, episode_id: str) -> Rollout:
         """Raises InputError naming the file that is missing or damaged."""
@@ -209,9 +207,11 @@ class RolloutStore:
         try:
             with np.load(arrays_path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
+            if len(arrays) != meta.get("arrays", len(arrays)):
+                raise ValueError(f"{len(arrays)} arrays instead of {meta['arrays']}")
             rollout = from_arrays(text, arrays)
             _check(rollout)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile, InputError) as error:
+        except DAMAGED as error:
             raise InputError(f"{arrays_path}: damaged: {_cause(error)}") from None
         return rollout
 
@@ -221,6 +221,10 @@ class RolloutStore:
             return int(json.loads((self.root / _folder_name(episode_id) / "meta.json").read_text(encoding="utf-8"))["iteration"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def has_frames(self, episode_id: str) -> bool:
+        """Whether frames of every control step were recorded, without reading them; False where the episode is not there."""
+        return (self.root / _folder_name(episode_id) / _FRAMES).exists()
 
     def frames(self, episode_id: str) -> Frames | None:
         """The frames of every control step, where they were recorded. Raises InputError where the file is damaged."""
@@ -239,16 +243,20 @@ class RolloutStore:
             try:
                 yield self.read(episode_id)
             except InputError as error:
-                self.quarantine(episode_id, str(error))
+                if (self.root / episode_id / "meta.json").is_file():  # else another process has removed it meanwhile
+                    self.quarantine(episode_id, str(error))
 
     def quarantine(self, episode_id: str, reason: str) -> Path:
         """Set an episode aside, with the reason in a text file; returns its new folder. Nothing is deleted."""
         name = _folder_name(episode_id)
         target = self._aside(_QUARANTINE, name)
+        self._put_aside(name, target, reason)
+        return target
+
+    def _put_aside(self, name: str, target: Path, reason: str) -> None:
         (self.root / name).rename(target)
         (target / "reason.txt").write_text(reason + "\n", encoding="utf-8")
         sync_folder(self.root)
-        return target
 
     def _aside(self, where: str, name: str) -> Path:
         """A path in `where` that nothing has yet."""
@@ -261,11 +269,7 @@ class RolloutStore:
         left = {}
         for folder in sorted((self.root / _RUNNING).iterdir() if (self.root / _RUNNING).is_dir() else ()):
             record = _record(folder)
-            try:
-                final = json.loads((self.root / folder.name / "meta.json").read_text(encoding="utf-8")).get("record")
-            except (OSError, ValueError, AttributeError):
-                final = None
-            if record and record == final:
+            if record and record == _final_record(self.root / folder.name):
                 shutil.rmtree(folder, ignore_errors=True)  # it was written, its files were not yet removed
             else:
                 (folder / _EVENTS).touch()
@@ -289,7 +293,7 @@ class RolloutStore:
                     write_arrays(file, to_arrays(rollout))
                     sync(file)
                 with (running / "meta.json").open("w", encoding="utf-8") as file:
-                    json.dump({"format": _FORMAT, **meta_of(rollout), "episode_id": target.name}, file, indent=1, ensure_ascii=False)
+                    json.dump({**_meta(rollout), "episode_id": target.name}, file, indent=1, ensure_ascii=False)
                     sync(file)
             running.rename(target)
             sync_folder(target.parent)
@@ -328,12 +332,13 @@ class RolloutStore:
 
     def size(self, episode_id: str) -> int:
         """Bytes of its files."""
-        return sum(path.stat().st_size for path in self._folder(episode_id).iterdir())
+        return sum(found.st_size for path in self._folder(episode_id).iterdir() if (found := _stat(path)))
 
     def prune(self, budget: int) -> list[str]:
         """Delete whole episodes, the oldest first, until all together take at most `budget` bytes; protected and quarantined ones and the
         newest stay. Returns the ids of those that went."""
-        ages = sorted(self.list(), key=lambda one: ((self.root / one / "meta.json").stat().st_mtime_ns, one))
+        found = [(one, _stat(self.root / one / "meta.json")) for one in self.list()]
+        ages = [one for _, one in sorted((stat.st_mtime_ns, one) for one, stat in found if stat)]
         sizes = {one: self.size(one) for one in ages}
         total, gone = sum(sizes.values()), []
         for one in ages[:-1]:
@@ -371,16 +376,39 @@ class RolloutStore:
                 shutil.rmtree(replaced, ignore_errors=True)
             else:
                 replaced.rename(final)
+        for name in self.list():
+            sweep(self.root / name)
         partials = list(self.root.glob(f"{_PARTIAL}*"))
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         return len(partials)
 
 
+def _meta(rollout: Rollout) -> dict[str, Any]:
+    """What meta.json says. arrays: how many there are, for a damaged archive may hide some."""
+    return {"format": _FORMAT, **meta_of(rollout), "arrays": len(to_arrays(rollout))}
+
+
 def meta_of(rollout: Rollout) -> dict[str, Any]:
     """What of a rollout is no array."""
     kinds = {**_META, **{key: kind for key, (kind, _) in _LATER.items()}}
     return {key: kind(getattr(rollout, key)) for key, kind in kinds.items()}
+
+
+def _final_record(folder: Path) -> str:
+    """The same of an episode that is final; empty where it is none, or was not recorded here."""
+    try:
+        return str(json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("record", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None where another process has taken the file away."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _record(running: Path) -> str:

@@ -32,6 +32,7 @@ def unavailable() -> str:
     for program in ("ip", "nft"):
         if shutil.which(program) is None:
             return f"no program '{program}' (apt-get install iproute2 nftables)"
+    _ip("netns", "del", NAMES[0], check=False)  # of a run that was killed
     tried = _ip("netns", "add", NAMES[0], check=False)
     if tried.returncode:
         return f"ip netns: {tried.stderr.strip()}"
