@@ -17,7 +17,9 @@ pytest.importorskip("rclpy")
 
 from graph import install_stand_ins
 
+from robot_bringup.bench_weights.network import lossy, unavailable
 from robot_bringup.command import executable
+from whetstone.config import root
 from whetstone.store import RolloutStore
 from whetstone.task import load_task
 
@@ -26,11 +28,17 @@ STEPS = load_task("pick_and_place", "so100").max_steps
 
 
 @contextmanager
-def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seconds: float = 0.0, every: int = 0):
+def whetstone(
+    tmp_path, name: str, domain: int, mode: str, *arguments: str, seconds: float = 0.0, every: int = 0, within: tuple[str, ...] = ()
+):
     """One run of the plan as a process, `name` its run directory; nothing of it is left behind. seconds: that an update takes; every:
-    episodes after which one is made while the robot goes on."""
+    episodes after which one is made while the robot goes on; within: what stands before the command."""
     plugins = tmp_path / name / "plugins"
     environment = {**os.environ, **install_stand_ins(plugins), "STAND_IN_SECONDS": str(seconds)}
+    if within:
+        # As docs/weights.md has it for several machines.
+        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SUBNET"
+        environment["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(root() / "config" / "dds" / "lossy.xml")
     (plugins / "stand_in.yaml").write_text(f"plugin: stand_in\nupdate_every: {every}\n")
     stand_in = plugins / "stand_in.yaml"
     if mode == "refine":
@@ -40,7 +48,7 @@ def whetstone(tmp_path, name: str, domain: int, mode: str, *arguments: str, seco
     if mode != "reward":
         arguments = (f"policy:={stand_in}", f"learner:={stand_in}", *arguments)
     argv = [
-        *executable("robot_bringup", "whetstone"), "run", mode, "robot:=so100", f"domain_id:={domain}",
+        *within, *executable("robot_bringup", "whetstone"), "run", mode, "robot:=so100", f"domain_id:={domain}",
         f"run_dir:={tmp_path / name / 'run'}", *arguments,
     ]  # fmt: skip
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
@@ -181,16 +189,19 @@ def test_one_reward_node_scores_two_runs_at_once_one_updates_within_the_iteratio
 
 
 def test_four_robots_feed_one_learner(tmp_path, domains) -> None:
-    """Each a run of its own, of which one begins later; the learner is killed on the way."""
+    """Each a run of its own, two of them, where the machine allows, in a network namespace apart; the learner is killed on the way."""
     domain, robots = next(domains), [f"robot{index}" for index in range(4)]
     serving = f"robots:={','.join(robots)}"
     with ExitStack() as stack:
-        reward = stack.enter_context(whetstone(tmp_path, "reward", domain, "reward", serving))
-        learner = stack.enter_context(whetstone(tmp_path, "learner", domain, "learner", serving, f"iterations:={ITERATIONS}", "seed:=4"))
+        here, there = ((), ()) if unavailable() else stack.enter_context(lossy(0))
+        reward = stack.enter_context(whetstone(tmp_path, "reward", domain, "reward", serving, within=here))
+        learner = stack.enter_context(
+            whetstone(tmp_path, "learner", domain, "learner", serving, f"iterations:={ITERATIONS}", "seed:=4", within=here)
+        )
         runs = []
-        for name in robots:
+        for name, where in zip(robots, (here, here, there, there), strict=True):
             own = f"namespace:={name}", "without:=reward,learner", f"iterations:={ITERATIONS}", "episodes:=1"
-            runs.append(stack.enter_context(whetstone(tmp_path, name, domain, "refine", *own)))
+            runs.append(stack.enter_context(whetstone(tmp_path, name, domain, "refine", *own, within=where)))
         log = tmp_path / "learner" / "run" / "logs" / "learner.log"
         until(lambda: log.exists() and "updating after iteration 0" in log.read_text(), learner)
         os.kill(learner_of(tmp_path / "learner" / "run"), signal.SIGKILL)

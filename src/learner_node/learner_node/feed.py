@@ -40,7 +40,7 @@ class RobotFeed:
     this process was started again.
 
     recorder: of its episodes, whose ids bear the robot's name where there are several. asked: iteration whose update it waits for, None:
-    none. over: its run has ended, nobody waits for it.
+    none. over: its run has ended, nobody waits for it. listens: all its topics are heard.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class RobotFeed:
         )
         self._updates = node.create_publisher(Update, self._topic("learner/update"), LATCHED)
         self._listening = node.create_publisher(Bool, self._topic("learner/listening"), LATCHED)
-        self._listens, self._met = False, time.monotonic()
+        self.listens, self._met = False, time.monotonic()
         node.create_subscription(Reward, self._topic("reward"), self._on_reward, EVENT)
         self.heard = [
             node.create_subscription(Episode, self._topic("episode"), self._on_episode, EPISODE),
@@ -96,8 +96,8 @@ class RobotFeed:
         met, now = all(subscription.get_publisher_count() for subscription in self.heard), time.monotonic()
         self._met = self._met if met else now
         listens = now - self._met > SETTLING
-        if listens != self._listens:
-            self._listens = listens
+        if listens != self.listens:
+            self.listens = listens
             self._listening.publish(Bool(data=listens))
 
     def say(self, done: Done) -> None:

@@ -251,6 +251,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def _see_to_updates(self) -> None:
         """Begin an update where all robots wait for one, or where the learner wants one while they go on."""
         done = self._done
+        if any(feed.asked is not None and not feed.listens for feed in self._feeds):
+            return  # this process was restarted: a robot goes on when it is told, and must be heard then
         for feed in self._feeds:
             # What was done before this process was killed, or the run cut off, is reported again.
             if done is None or feed.asked is None:

@@ -12,9 +12,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 NAMES = ("whetstone_a", "whetstone_b")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
+_MEMORY = Path("/dev/shm")
 _RULES = """
 table netdev loss {{
   chain incoming {{
@@ -59,12 +61,19 @@ def lossy(per_cent: float) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
             if per_cent:
                 rules = _RULES.format(device=device, per_mille=round(10 * per_cent))
                 subprocess.run(["ip", "netns", "exec", name, "nft", "-f", "-"], input=rules, text=True, check=True, capture_output=True)
-        # /dev/shm of its own: DDS must not find the other side there.
-        alone = ("bash", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "bash")
-        yield ("ip", "netns", "exec", NAMES[0], *alone), ("ip", "netns", "exec", NAMES[1], *alone)
+        first, second = (("ip", "netns", "exec", name, *_with_memory(name)) for name in NAMES)
+        yield first, second
     finally:
         for name in NAMES:
             _ip("netns", "del", name, check=False)
+            shutil.rmtree(_MEMORY / name, ignore_errors=True)
+
+
+def _with_memory(name: str) -> tuple[str, ...]:
+    """A namespace has a /dev/shm of its own: DDS must not find the other side there, but must find all of its own side."""
+    shutil.rmtree(_MEMORY / name, ignore_errors=True)
+    (_MEMORY / name).mkdir()
+    return "bash", "-c", f'mount --bind {_MEMORY / name} {_MEMORY} && exec "$@"', "bash"
 
 
 def dropped() -> int:
