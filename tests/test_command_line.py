@@ -21,7 +21,7 @@ from graph import install_stand_ins
 from rclpy.context import Context
 
 from robot_bringup import records
-from robot_bringup.plan import MODES, arguments_of
+from robot_bringup.run_arguments import MODES, arguments_of
 from whetstone import config, jsonfile
 from whetstone.store import RolloutStore
 

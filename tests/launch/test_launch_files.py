@@ -16,7 +16,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from launch import LaunchContext
 from robot_bringup import records
-from robot_bringup.plan import MODES, arguments_of
+from robot_bringup.run_arguments import MODES, arguments_of
 from whetstone import config, jsonfile
 
 FILES = {mode: config.root() / "launch" / f"{mode}.launch.py" for mode in MODES}

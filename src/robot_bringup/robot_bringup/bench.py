@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from robot_bringup import figures, records
-from robot_bringup.plan import ARGUMENTS, Argument, Plan, plan
+from robot_bringup.plan import Plan, plan
 from robot_bringup.preparation import configuration_hash
+from robot_bringup.run_arguments import ARGUMENTS, Argument
 from robot_bringup.running import RunEnded, run
 from robot_bringup.supervisor import Command
 from whetstone import jsonfile, results

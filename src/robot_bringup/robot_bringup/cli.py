@@ -17,8 +17,9 @@ from rich.console import Console
 from robot_bringup import bench as benchmark
 from robot_bringup import demo as demonstration
 from robot_bringup import episodes, making
-from robot_bringup.plan import DESCRIPTIONS, MODES, Argument, help_text, plan
+from robot_bringup.plan import plan
 from robot_bringup.report import write_report
+from robot_bringup.run_arguments import DESCRIPTIONS, MODES, Argument, help_text
 from robot_bringup.running import RunEnded, run
 from whetstone import config
 from whetstone.errors import ConfigError, WhetstoneError

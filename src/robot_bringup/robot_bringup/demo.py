@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from robot_bringup import figures, records
-from robot_bringup.plan import ARGUMENTS, Argument, Plan, plan
+from robot_bringup.plan import Plan, plan
 from robot_bringup.preparation import configuration_hash
 from robot_bringup.report import write_report
+from robot_bringup.run_arguments import ARGUMENTS, Argument
 from robot_bringup.running import RunEnded, run
 from whetstone import config, jsonfile, results
 from whetstone.arguments import spelled

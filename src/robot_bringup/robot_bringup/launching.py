@@ -21,8 +21,9 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 from robot_bringup import records
 from robot_bringup.command import torchrun
-from robot_bringup.plan import Mode, NodeSpec, Plan, arguments_of, plan
+from robot_bringup.plan import NodeSpec, Plan, plan
 from robot_bringup.preparation import Preparation
+from robot_bringup.run_arguments import Mode, arguments_of
 from robot_bringup.supervisor import RESTARTS, last_words
 from whetstone import config, jsonfile
 from whetstone.errors import ConfigError

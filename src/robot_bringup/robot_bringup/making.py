@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot_bringup.plan import Argument
+from robot_bringup.run_arguments import Argument
 from robot_bringup.supervisor import last_words
 from whetstone import config
 from whetstone.errors import ConfigError, InputError

@@ -22,7 +22,8 @@ from typing import Any
 import yaml
 
 from robot_bringup import records, resuming
-from robot_bringup.plan import LOCAL, NodeSpec, Plan
+from robot_bringup.plan import NodeSpec, Plan
+from robot_bringup.run_arguments import LOCAL
 from whetstone import config, jsonfile, results
 from whetstone.errors import ConfigError, InputError
 

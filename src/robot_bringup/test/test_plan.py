@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robot_bringup import schedule
-from robot_bringup.plan import ARGUMENTS, ENDLESS, MODES, arguments_of, help_text, plan, resolve
+from robot_bringup.plan import ENDLESS, plan
+from robot_bringup.run_arguments import ARGUMENTS, MODES, arguments_of, help_text, resolve
 from whetstone import config
 from whetstone.errors import AssetError, ConfigError
 
