@@ -17,7 +17,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
-from whetstone_msgs.msg import Episode, Reward, Update, WeightsAck
+from whetstone_msgs.msg import Episode, Reward, Update, Watchdog, WeightsAck
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, schedule
@@ -74,6 +74,7 @@ class Bench:
         self.rewards = node.create_publisher(Reward, "reward", EVENT)
         self.updates = node.create_publisher(Update, "learner/update", LATCHED)
         self.acks = node.create_publisher(WeightsAck, "weights/ack", EVENT)
+        self.watchdog = node.create_publisher(Watchdog, "watchdog", EPISODE)
         node.create_subscription(Episode, "episode", self.on_episode, EPISODE)
         node.create_service(ResetScene, "simulator/reset", self.on_reset)
         node.create_timer(0.01, self.step)
@@ -229,6 +230,30 @@ def test_pause_resume_and_stop(bench):
     assert run.finish() == 0, run.output()
     assert outcome(run) == {"result": "stopped", "reason": "stopped by a human"}
     assert [r["outcome"] for r in records.read_all(run.run_dir / records.EPISODES)] == ["failure", "aborted"]
+
+
+def test_a_stop_of_the_watchdog_pauses_until_it_is_released(bench):
+    run = bench(TRAIN, max_steps=100_000)
+    run.until_phase(Episode.PHASE_RUNNING)
+    for reasons, phase in ((["e-stop: pressed"], Episode.PHASE_PAUSED), ([], Episode.PHASE_RUNNING)):
+        run.watchdog.publish(Watchdog(stopped=bool(reasons), reasons=reasons))
+        run.until_phase(phase)
+    assert [e.reason for e in run.episodes if e.phase == Episode.PHASE_PAUSED] == ["watchdog: e-stop: pressed"]
+    stops = records.read_all(run.run_dir / records.STOPS)
+    assert [(one["stopped"], one["reasons"], one["release"]) for one in stops] == [
+        (True, ["e-stop: pressed"], "/so100/watchdog/release"),
+        (False, [], "/so100/watchdog/release"),
+    ]
+    # Who paused the run resumes it.
+    assert run.call("pause") == (True, "paused")
+    run.until_phase(Episode.PHASE_PAUSED)
+    for count, reasons in ((3, ["e-stop: pressed"]), (4, [])):
+        run.watchdog.publish(Watchdog(stopped=bool(reasons), reasons=reasons))
+        run.until(lambda count=count: len(records.read_all(run.run_dir / records.STOPS)) == count)
+    assert run.episode.phase == Episode.PHASE_PAUSED and run.call("resume") == (True, "resumed")
+    run.until_phase(Episode.PHASE_RUNNING)
+    assert run.call("stop") == (True, "stopped by a human")
+    assert run.finish() == 0, run.output()
 
 
 def test_a_node_that_never_appears_is_named(bench):

@@ -19,7 +19,7 @@ setup(
     zip_safe=False,
     extras_require={"test": ["pytest"]},
     entry_points={
-        "console_scripts": ["policy_node = policy_node.node:main"],
+        "console_scripts": ["policy_node = policy_node.node:main", "watchdog = policy_node.watchdog_node:main"],
         "whetstone.policies": [
             "flow_vla = policy_node.flow_vla:FlowVLAPolicy",
             "steered = policy_node.steered:SteeredPolicy",

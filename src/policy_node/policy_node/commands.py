@@ -17,20 +17,25 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from whetstone.profile import RobotProfile
 
 NANOSECONDS = 1_000_000_000
+ARM_COMMAND = "policy/arm_command"
+"""Where the policy's commands go, in the words of the driver, when the watchdog (watchdog_node.py) stands before it."""
 
 
 class ArmCommand:
     """Builds the trajectory message; one message object is reused, publishing copies it."""
 
     def __init__(self, profile: RobotProfile) -> None:
+        self._period_ns = profile.period_ns
         self._point = JointTrajectoryPoint()
-        self._point.time_from_start = Duration(sec=profile.period_ns // NANOSECONDS, nanosec=profile.period_ns % NANOSECONDS)
+        self._point.time_from_start = Duration()
         self._message = JointTrajectory()
         self._message.joint_names = list(profile.joint_names)
         self._message.points = [self._point]
 
-    def build(self, positions: np.ndarray, velocities: np.ndarray, stamp: int) -> JointTrajectory:
-        """positions (n,) rad to reach one period from now, velocities (n,) rad/s there; stamp: ns, 0 = start on arrival."""
+    def build(self, positions: np.ndarray, velocities: np.ndarray, stamp: int, within_ns: int = 0) -> JointTrajectory:
+        """positions (n,) rad to reach one period, or within_ns, from now, velocities (n,) rad/s there; stamp: ns, 0 = start on arrival."""
+        duration = self._point.time_from_start
+        duration.sec, duration.nanosec = divmod(within_ns or self._period_ns, NANOSECONDS)
         header = self._message.header.stamp
         header.sec, header.nanosec = divmod(stamp, NANOSECONDS)
         self._point.positions = array.array("d", np.asarray(positions, dtype=np.float64).tobytes())

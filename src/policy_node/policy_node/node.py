@@ -24,7 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Action, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 
-from policy_node.commands import ArmCommand, gripper_action_type, gripper_goal
+from policy_node.commands import ARM_COMMAND, ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
 from policy_node.weights import WeightsReceiver
 from policy_node.weights_topics import WeightsTopics
@@ -62,7 +62,7 @@ class Parameters:
 
     realtime: command by the wall clock instead of answering frames. deadline: seconds that a running episode waits for an
     observation before the node fails and names what is missing. device: torch device of the policy. weights_key: file of the key that
-    announcements of weights must be signed with; empty: anybody's are taken.
+    announcements of weights must be signed with; empty: anybody's are taken. gated: commands go through the watchdog, not to the driver.
     """
 
     robot: str
@@ -72,6 +72,7 @@ class Parameters:
     realtime: bool = False
     deadline: float = field(default=20.0, metadata={"gt": 0})
     device: str = "cpu"
+    gated: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _create_interfaces(self) -> None:
         p, profile = self.parameters, self._profile
-        self._arm_commands = self.create_publisher(JointTrajectory, profile.command.topic, COMMAND)
+        self._arm_commands = self.create_publisher(JointTrajectory, ARM_COMMAND if p.gated else profile.command.topic, COMMAND)
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
         self._command_records = self.create_publisher(JointState, "policy/command", EVENT)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
@@ -210,6 +211,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._begun = message.episode_id
                 self._trigger.reset()
                 self._previous = self._last_command = None
+            elif self.parameters.realtime:
+                self._previous = None  # a pause: whoever stopped the arm, or moved it by hand, it goes on from where it is measured
         self._observed = time.monotonic()
         if not self.parameters.realtime:
             self._answer()

@@ -1,8 +1,8 @@
 """What the operator sees while a run goes on.
 
-Role: follows the run directory's episodes.jsonl and updates.jsonl and shows a bar per segment of the schedule with the
-success rate so far, and a line per learner update. Where the output is no terminal it prints plain lines. Does not depend
-on ROS, so the supervisor stays free of it.
+Role: follows the run directory's episodes.jsonl, updates.jsonl and stops.jsonl and shows a bar per segment of the schedule with the
+success rate so far, and a line per learner update and per stop of the watchdog. Where the output is no terminal it prints plain lines.
+Does not depend on ROS, so the supervisor stays free of it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class RunConsole:
             self._segment_of[episode.episode_id] = episode.segment
         self._counts = [[0, 0] for _ in self._segments]  # episodes, successes
         self._iteration: dict[int, list[int]] = {}
-        self._offsets = {self._episodes_file: 0, self._updates_file: 0}
+        self._stops_file = run_dir / records.STOPS
+        self._offsets = {self._episodes_file: 0, self._updates_file: 0, self._stops_file: 0}
         self._progress: Progress | None = None
         self._bars: list[TaskID] = []
 
@@ -75,6 +76,9 @@ class RunConsole:
         for record in self._new(self._updates_file):
             self.say(_update_line(record, self._iteration.get(record["iteration"], [0, 0])))
 
+        for record in self._new(self._stops_file):
+            self.say(_stop_line(record))
+
     def _new(self, path: Path) -> list[dict[str, Any]]:
         found, self._offsets[path] = records.read(path, self._offsets[path])
         return found
@@ -104,6 +108,13 @@ class RunConsole:
         """One line among the bars."""
         console = self._progress.console if self._progress is not None else self._console
         console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _stop_line(record: dict[str, Any]) -> str:
+    if not record["stopped"]:
+        return "the watchdog was released: the arm moves again"
+    why = "; ".join(record["reasons"])
+    return f"THE WATCHDOG STOPPED THE ARM: {why}. When it is safe: ros2 service call {record['release']} std_srvs/srv/Trigger"
 
 
 def _update_line(record: dict[str, Any], count: Sequence[int]) -> str:

@@ -154,7 +154,7 @@ class EpisodeMachine:
         self._since = 0.0  # when the current wait began
         self._timed_out_since: float | None = None
         self._failing_since: float | None = None
-        self._paused = False
+        self._paused, self._why = False, ""
         self._resume_to: Phase | None = None
         self._last_score = -1
         self._tally = _Tally()
@@ -272,12 +272,12 @@ class EpisodeMachine:
 
     # services: each returns (accepted, message)
 
-    def pause(self, now: float) -> tuple[bool, str]:
+    def pause(self, now: float, reason: str = "paused by a human") -> tuple[bool, str]:
         if self.result:
             return False, "the run is over"
         if self._paused:
             return False, "already paused"
-        self._paused = True
+        self._paused, self._why = True, reason
         if self.state.phase == Phase.RUNNING:
             self._hold(Phase.RUNNING)
             return True, "paused"
@@ -365,7 +365,7 @@ class EpisodeMachine:
 
     def _hold(self, resume_to: Phase | None) -> None:
         self._resume_to = resume_to
-        self._emit(replace(self.state, phase=Phase.PAUSED, reason="paused by a human"))
+        self._emit(replace(self.state, phase=Phase.PAUSED, reason=self._why))
 
     def _try_time_out(self, now: float) -> None:
         """End a timed-out episode once nothing that belongs to it can still come."""

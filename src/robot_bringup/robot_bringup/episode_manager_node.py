@@ -19,7 +19,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
-from whetstone_msgs.msg import Episode, Reward, Update, WeightsAck
+from whetstone_msgs.msg import Episode, Reward, Update, Watchdog, WeightsAck
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, schedule
@@ -104,6 +104,8 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self.create_subscription(Reward, "reward", self._on_reward, EVENT)
         self.create_subscription(Update, "learner/update", self._on_update, LATCHED)
         self.create_subscription(WeightsAck, "weights/ack", self._on_ack, EVENT)
+        self.create_subscription(Watchdog, "watchdog", self._on_watchdog, LATCHED)
+        self._stopped = self._held_by_watchdog = False
         machine = self._machine
         for name, action in (
             ("pause", machine.pause),
@@ -242,6 +244,21 @@ class EpisodeManager(WhetstoneNode[Parameters]):
     def _on_reward(self, message: Reward) -> None:
         score = Score(to_ns(message.header.stamp), message.progress, message.completion, message.total, message.valid)
         self._machine.score(time.monotonic(), message.episode_id, score)
+        self._publish()
+
+    def _on_watchdog(self, message: Watchdog) -> None:
+        """The episode waits until a human has released the arm; a pause by a human lasts until its own resume."""
+        if message.stopped == self._stopped:
+            return
+        self._stopped, now = message.stopped, time.monotonic()
+        if message.stopped:
+            self._held_by_watchdog, _ = self._machine.pause(now, f"watchdog: {'; '.join(message.reasons)}")
+        elif self._held_by_watchdog:
+            self._held_by_watchdog = False
+            self._machine.resume(now)
+        release, episode = self.resolve_service_name("watchdog/release"), self._machine.state.episode
+        record = {"stopped": message.stopped, "reasons": list(message.reasons), "episode_id": episode.episode_id if episode else ""}
+        records.append(self._run_dir / records.STOPS, {**record, "release": release})
         self._publish()
 
     def _on_update(self, message: Update) -> None:

@@ -144,13 +144,20 @@ def test_lines_leave_gaps_where_nothing_is_known():
 def test_plain_console_prints_a_line_per_segment_and_update(tmp_path):
     output = io.StringIO()
     run_dir = make_run(tmp_path / "run", pictures=False)
+    for stopped, reasons in ((True, ["e-stop: pressed"]), (False, [])):
+        told = {"stopped": stopped, "reasons": reasons, "episode_id": "", "release": "/so100/watchdog/release"}
+        records.append(run_dir / records.STOPS, told)
     with RunConsole(run_dir, SEGMENTS, Console(file=output, width=200)) as view:
         view.update()
     lines = output.getvalue().splitlines()
     assert lines[0] == "base greedy: 4 episodes, 75 % success by truth"
     assert lines[1] == "base sampled: 4 episodes, 25 % success by truth"
     assert "training: 4 episodes, 50 % success by reward" in lines
-    assert lines[-1] == "iteration 1: 1/2 successes by reward, kl 0.01, deployed version 1 (kept <best>)"
+    assert lines[-3] == "iteration 1: 1/2 successes by reward, kl 0.01, deployed version 1 (kept <best>)"
+    assert lines[-2:] == [
+        "THE WATCHDOG STOPPED THE ARM: e-stop: pressed. When it is safe: ros2 service call /so100/watchdog/release std_srvs/srv/Trigger",
+        "the watchdog was released: the arm moves again",
+    ]
 
 
 def test_terminal_console_draws_bars_and_closes_them(tmp_path):

@@ -63,6 +63,15 @@ def test_sim_plan_is_a_robot_in_real_time(root):
     assert node(planned, "episode_manager").parameters["max_steps"] == ENDLESS
 
 
+def test_in_real_time_the_watchdog_stands_between_policy_and_driver(root):
+    for planned in (plan("refine", {**GOOD, "realtime": "true"}), plan("evaluate", {"policy": "still", "realtime": "true"})):
+        assert names(planned).index("watchdog") < names(planned).index("policy")
+        assert "watchdog" in node(planned, "episode_manager").parameters["managed"]
+        assert node(planned, "policy").parameters["gated"] is True
+    for lockstep in (plan("refine", GOOD), plan("evaluate", {"policy": "still"})):
+        assert "watchdog" not in names(lockstep) and node(lockstep, "policy").parameters["gated"] is False
+
+
 def test_a_reward_node_for_several_robots_has_no_manager(root):
     planned = plan("reward", {"reward": "constant", "robot": "so100", "robots": "one, lab/two/", "realtime": "true"})
     assert names(planned) == ["reward"] == [planned.essential] and planned.namespace == "rewards"

@@ -90,6 +90,23 @@ class GuardLimits:
 
 
 @dataclass(frozen=True)
+class DriverMode:
+    """Where the driver says whether it takes commands. topic: of message type `type` (package/msg/Name); field: its integer; commandable:
+    the values in which it does."""
+
+    topic: str
+    type: str
+    field: str
+    commandable: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.type.count("/msg/") != 1:
+            raise ValueError(f"'type' is '{self.type}'; it must be package/msg/Name")
+        if not self.commandable:
+            raise ValueError("'commandable' must hold at least one value")
+
+
+@dataclass(frozen=True)
 class SimJoint:
     """How a simulator's joint stands for a driver's joint: driver position = sign * model position + offset (rad or m)."""
 
@@ -132,6 +149,7 @@ class RobotProfile:
     command: Command
     cameras: tuple[Camera, ...]
     guard: GuardLimits
+    mode: DriverMode | None = None
     sim: SimProfile | None = None
 
     def __post_init__(self) -> None:

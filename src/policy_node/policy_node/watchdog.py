@@ -1,0 +1,105 @@
+"""The watchdog's judgement: whether commands may go through to the arm, and how the arm is brought to rest where they may not.
+
+Role: pure bookkeeping of when what was heard last, and arithmetic. What it is told comes from a process of its own (watchdog_node.py), for
+it must outlive the policy's. Does not depend on ROS.
+
+Once stopped it stays so, whatever gets better, until a human releases it; it cannot be released while what is wrong is still wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from whetstone.profile import RobotProfile
+
+POLICY = "policy"
+
+
+class Watchdog:
+    """patience: control periods after the last word of the policy by which the arm is being stopped.
+
+    stopped: why, empty while commands go through. A part (camera, joint states) is watched once it was heard and while commands move the
+    arm: from the first command of an episode to its end.
+    """
+
+    def __init__(self, profile: RobotProfile, patience: float = 2.0, looks: int = 8) -> None:
+        """looks: judgements in a control period; the policy is given up one of them early, so that the arm is stopped in time."""
+        self.stopped: tuple[str, ...] = ()
+        self._names, self._max_step = profile.joint_names, profile.guard.max_step
+        self._policy = (patience - 1 / looks) * profile.period
+        self._stale = profile.guard.stale_after
+        self._heard: dict[str, float] = {}
+        self._moving = False
+
+    def heard(self, part: str, now: float) -> None:
+        """now: s of a steady clock."""
+        self._heard[part] = now
+
+    def rest(self) -> None:
+        """No episode runs: nobody is expected to command."""
+        self._moving = False
+        self._heard.pop(POLICY, None)
+
+    def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool) -> bool:
+        """Whether this command (joints,) rad may go to the driver; running: an episode does. One that is no finite number or further from
+        `measured` than the guard lets any be stops the arm: it never passed the guard."""
+        if self.stopped:
+            return False
+        if measured is None:
+            self.stop("command: where the arm is is not known")
+            return False
+        if command.shape != measured.shape or not np.isfinite(command).all():
+            self.stop("command: not finite, or of another arm")
+        elif (np.abs(command - measured) > 2 * self._max_step).any():  # the arm moves on while a command is under way
+            away = np.abs(command - measured)
+            self.stop(f"command: {self._names[away.argmax()]} would jump by {away.max():.2f} rad")
+        else:
+            self._moving = self._moving or running
+        return not self.stopped
+
+    def wrong(self, now: float, found: Sequence[str] = ()) -> tuple[str, ...]:
+        """What is not as it must be now, and what was found elsewhere to be so."""
+        late = []
+        for part, last in self._heard.items() if self._moving else ():
+            limit = self._policy if part == POLICY else self._stale
+            if now - last > limit:
+                late.append(f"{part}: {'no command' if part == POLICY else 'nothing'} for {now - last:.2f} s")
+        return (*found, *late)
+
+    def look(self, now: float, found: Sequence[str] = ()) -> bool:
+        """Judge. True where the arm has to be stopped just now."""
+        if self.stopped or not (wrong := self.wrong(now, found)):
+            return False
+        self.stopped = wrong
+        return True
+
+    def stop(self, reason: str) -> bool:
+        """True where it was not stopped before."""
+        before, self.stopped = self.stopped, self.stopped or (reason,)
+        return not before
+
+    def release(self, now: float, found: Sequence[str] = ()) -> tuple[bool, str]:
+        """A human says that commands may go through again. Whether they do, and why not."""
+        if not self.stopped:
+            return False, "not stopped"
+        if found:
+            return False, f"still stopped: {'; '.join(found)}"
+        stale = [part for part, last in self._heard.items() if part != POLICY and now - last > self._stale]
+        if stale:
+            return False, f"still stopped: nothing from {', '.join(stale)}"
+        self.stopped = ()
+        self.rest()
+        return True, "released"
+
+
+def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where the arm rests when all joints brake evenly from now, each at its limit or less: (joints,) rad within the position limits, and
+    the seconds that it takes, at least one control period. positions (joints,) rad and velocities (joints,) rad/s as measured.
+
+    A cubic from (q, v) to (q + v T / 2, 0) in T has the constant deceleration v / T: what a trajectory controller makes of it is a brake.
+    """
+    speed = np.clip(np.nan_to_num(velocities), -profile.velocity, profile.velocity)
+    seconds = max(profile.period, float((np.abs(speed) / profile.acceleration).max()))
+    return np.clip(positions + speed * seconds / 2, profile.lower, profile.upper), seconds

@@ -1,0 +1,134 @@
+"""When the watchdog stops the arm, when it lets it go again, and how the arm comes to rest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy_node.watchdog import POLICY, Watchdog, braking
+from whetstone.profile import load_profile
+
+PROFILE = load_profile("franka")
+COUNT, PERIOD, STALE = len(PROFILE.joint_names), PROFILE.period, PROFILE.guard.stale_after
+HERE = PROFILE.home
+JOINTS, CAMERA = "joint states", "camera 'front'"
+
+
+def moving() -> Watchdog:
+    """An episode runs, all is heard, the first command has gone through, at 0 s."""
+    watchdog = Watchdog(PROFILE)
+    for part in (JOINTS, CAMERA, POLICY):
+        watchdog.heard(part, 0.0)
+    assert watchdog.passes(HERE, HERE, running=True)
+    return watchdog
+
+
+def stopped_at(watchdog: Watchdog, until: float = 2.0, **heard: float) -> float:
+    """When it stops, s; heard: part -> until when it is heard, every period, from 0 on. Judged eight times a period."""
+    step = PERIOD / 8
+    for count in range(1, round(until / step)):
+        now = count * step
+        for part, last in heard.items():
+            if count % 8 == 0 and now <= last + 1e-9:
+                watchdog.heard({"joints": JOINTS, "camera": CAMERA, "policy": POLICY}[part], now)
+        if watchdog.look(now):
+            return now
+    return np.inf
+
+
+def test_it_lets_all_through_while_all_is_heard() -> None:
+    assert stopped_at(moving(), joints=9, camera=9, policy=9) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("part", "limit", "said"),
+    [
+        ("policy", 2 * PERIOD, "policy: no command for"),
+        ("camera", STALE, "camera 'front': nothing for"),
+        ("joints", STALE, "joint states: nothing for"),
+    ],
+)
+def test_within_two_periods_of_a_death_the_arm_is_stopped(part: str, limit: float, said: str) -> None:
+    watchdog = moving()
+    died = 10 * PERIOD
+    heard = {"joints": 9.0, "camera": 9.0, "policy": 9.0, part: died}
+    found = stopped_at(watchdog, **heard)
+    assert died + limit - PERIOD / 2 < found <= died + limit + PERIOD / 8 + 1e-9
+    assert len(watchdog.stopped) == 1 and watchdog.stopped[0].startswith(said)
+    if part == "policy":
+        assert found <= died + 2 * PERIOD + 1e-9
+
+
+def test_who_rests_need_not_be_heard() -> None:
+    watchdog = Watchdog(PROFILE)
+    for part in (JOINTS, CAMERA, POLICY):
+        watchdog.heard(part, 0.0)
+    assert not watchdog.look(100.0), "nothing was commanded yet"
+    assert watchdog.passes(HERE, HERE, running=False) and not watchdog.look(100.0), "the last command of an episode that is over"
+    watchdog = moving()
+    watchdog.rest()
+    assert not watchdog.look(100.0)
+
+
+@given(
+    command=st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=0, max_size=9),
+    scale=st.sampled_from([1.0, 1e-2, 0.1]),
+)
+def test_whatever_passes_is_near_where_the_arm_is(command: list[float], scale: float) -> None:
+    watchdog = Watchdog(PROFILE)
+    wanted = np.array(command, np.float64)
+    wanted = HERE + scale * wanted if len(wanted) == COUNT else wanted
+    if watchdog.passes(wanted, HERE, running=True):
+        assert wanted.shape == HERE.shape and (np.abs(wanted - HERE) <= 2 * PROFILE.guard.max_step).all()
+    else:
+        assert watchdog.stopped and watchdog.stopped[0].startswith("command: ")
+        assert not watchdog.passes(HERE, HERE, running=True), "stopped is stopped, whatever comes"
+
+
+def test_nothing_passes_before_the_arm_is_known() -> None:
+    watchdog = Watchdog(PROFILE)
+    assert not watchdog.passes(HERE, None, running=True) and watchdog.stopped == ("command: where the arm is is not known",)
+
+
+def test_only_a_human_releases_it_and_not_while_it_is_still_wrong() -> None:
+    watchdog = moving()
+    assert watchdog.release(0.0) == (False, "not stopped")
+    assert watchdog.look(0.01, ["e-stop: pressed"]) and watchdog.stopped == ("e-stop: pressed",)
+    assert not watchdog.look(0.02, ["e-stop: pressed"]), "once is enough"
+    assert not watchdog.stop("again") and watchdog.stopped == ("e-stop: pressed",), "the first reason is the one to tell"
+    assert not watchdog.passes(HERE, HERE, running=True)
+    assert watchdog.release(0.03, ["e-stop: pressed"]) == (False, "still stopped: e-stop: pressed")
+    assert watchdog.release(1.0) == (False, "still stopped: nothing from joint states, camera 'front'")
+    for part in (JOINTS, CAMERA):
+        watchdog.heard(part, 1.0)
+    assert watchdog.release(1.1) == (True, "released")
+    assert watchdog.passes(HERE, HERE, running=True)
+    assert not watchdog.look(1.1), "the policy's silence while it was stopped is not held against it"
+
+
+@pytest.mark.parametrize("robot", ["franka", "so100"])
+@given(data=st.data())
+def test_braking_is_within_all_limits(robot: str, data: st.DataObject) -> None:
+    profile = load_profile(robot)
+    count = len(profile.joint_names)
+    part = st.lists(st.floats(0, 1), min_size=count, max_size=count)
+    positions = profile.lower + np.array(data.draw(part)) * (profile.upper - profile.lower)
+    velocities = (2 * np.array(data.draw(part)) - 1) * 1.2 * profile.velocity
+    rest, seconds = braking(profile, positions, velocities)
+    assert (rest >= profile.lower).all() and (rest <= profile.upper).all() and seconds >= profile.period
+    speed = np.clip(velocities, -profile.velocity, profile.velocity)
+    assert (np.abs(speed) / seconds <= profile.acceleration * (1 + 1e-9)).all()
+    inside = positions + speed * seconds / 2 == rest
+    # The cubic that a trajectory controller draws: constant deceleration, never back.
+    times = np.linspace(0, seconds, 9)[:, None]
+    path = positions + speed * times - speed / seconds * times**2 / 2
+    np.testing.assert_allclose(path[-1][inside], rest[inside], atol=1e-9)
+    assert (np.diff(np.abs(path - positions), axis=0) >= -1e-9).all()
+
+
+def test_a_velocity_that_is_no_number_counts_as_none() -> None:
+    rest, seconds = braking(PROFILE, HERE, np.full(COUNT, np.nan))
+    np.testing.assert_array_equal(rest, HERE)
+    assert seconds == PROFILE.period

@@ -1,0 +1,176 @@
+"""The watchdog process over real DDS, with this process as robot, policy, episode manager, human and whoever else commands the arm."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy")
+
+from graph import ROBOT, Graph
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, UInt8
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+from whetstone_msgs.msg import Episode, Watchdog
+
+from policy_node.commands import ARM_COMMAND, ArmCommand
+from whetstone.config import find
+from whetstone.images import to_message
+from whetstone.profile import load_profile
+from whetstone.ros import COMMAND, EVENT, LATCHED, STATE, camera_qos
+
+PROFILE = load_profile(ROBOT)
+NAMES = [*PROFILE.joint_names, PROFILE.gripper.joint]
+HERE, SPEED = PROFILE.home, 0.2
+
+
+class Peers:
+    """All that speak; those named in `speaking` do so every 20 ms while `until` waits."""
+
+    def __init__(self, graph: Graph, robot: str) -> None:
+        node = graph.node
+        self.graph, self.arm = graph, ArmCommand(PROFILE)
+        self.speaking = {"joints", "camera", "policy"}
+        self.joints = node.create_publisher(JointState, PROFILE.joint_states, STATE)
+        self.camera = node.create_publisher(Image, PROFILE.cameras[0].topic, camera_qos(True))
+        self.life = node.create_publisher(JointState, "policy/command", EVENT)
+        self.commands = node.create_publisher(JointTrajectory, ARM_COMMAND, COMMAND)
+        self.button = node.create_publisher(Bool, "e_stop", LATCHED)
+        self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
+        self.driven: list[JointTrajectory] = []
+        self.states: list[Watchdog] = []
+        node.create_subscription(JointTrajectory, PROFILE.command.topic, self.driven.append, 10)
+        node.create_subscription(Watchdog, "watchdog", self.states.append, LATCHED)
+        graph.start("policy_node", "watchdog", "watchdog", robot=robot)
+        graph.until_matched(self.joints, self.camera, self.life, self.commands, self.button, self.mode, graph.episodes)
+
+    def until(self, condition) -> None:
+        spoken = 0.0
+
+        def speak() -> bool:
+            nonlocal spoken
+            if time.monotonic() - spoken > 0.02:
+                spoken = time.monotonic()
+                if "joints" in self.speaking:
+                    velocity = [SPEED] * len(PROFILE.joint_names) + [0.0]
+                    self.joints.publish(JointState(name=NAMES, position=[*HERE, PROFILE.gripper.open], velocity=velocity))
+                if "camera" in self.speaking:
+                    self.camera.publish(to_message(np.zeros((128, 128, 3), np.uint8), 0, "front"))
+                if "policy" in self.speaking:
+                    self.life.publish(JointState())
+                    self.commands.publish(self.arm.build(HERE + 0.01, np.zeros_like(HERE), 0))
+            return condition()
+
+        self.graph.until(speak)
+
+    def until_stopped(self, reason: str) -> None:
+        """And the arm is told to brake: once, from where it is."""
+        self.until(lambda: self.states and self.states[-1].stopped)
+        assert any(one.startswith(reason) for one in self.states[-1].reasons), self.states[-1].reasons
+        self.until(lambda: self.brakes())
+        self.until_silent()
+        assert len(self.brakes()) == 1
+        point = list(self.brakes()[0].points)[0]
+        seconds = point.time_from_start.sec + point.time_from_start.nanosec / 1e9
+        np.testing.assert_allclose(np.array(point.positions), HERE + SPEED * seconds / 2, atol=1e-6)
+        assert not any(point.velocities)
+
+    def brakes(self) -> list[JointTrajectory]:
+        return [one for one in self.driven if abs(list(one.points)[0].positions[0] - (HERE[0] + 0.01)) > 1e-6]
+
+    def until_silent(self) -> None:
+        """Whatever the policy says, nothing reaches the driver any more."""
+        self.driven[:], end = self.brakes(), time.monotonic() + 0.3
+        self.until(lambda: time.monotonic() > end)
+        assert self.driven == self.brakes()
+
+    def call(self, name: str) -> tuple[bool, str]:
+        answer = self.graph.call(Trigger, f"watchdog/{name}", Trigger.Request())
+        assert answer is not None
+        return answer.success, answer.message
+
+    def release(self) -> None:
+        self.speaking = {"joints", "camera", "policy"}
+        end = time.monotonic() + 0.2
+        self.until(lambda: time.monotonic() > end)
+        self.until(lambda: self.call("release")[0])
+        self.driven.clear()
+        self.until(lambda: len(self.driven) > 3)
+        assert not self.states[-1].stopped and not self.brakes()
+
+
+def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path, domain) -> None:
+    graph = Graph(tmp_path, domain)
+    try:
+        robot = tmp_path / "with_mode.yaml"
+        mode = "\nmode: {topic: driver/mode, type: std_msgs/msg/UInt8, field: data, commandable: [1, 2]}\n"
+        robot.write_text(find("robots", ROBOT).read_text() + mode)
+        peers = Peers(graph, str(robot))
+        graph.say(Episode.PHASE_RUNNING)
+        peers.until(lambda: len(peers.driven) > 3)
+        assert not peers.brakes() and list(peers.driven[0].joint_names) == list(PROFILE.joint_names)
+
+        for part, reason in (
+            ("policy", "policy: no command for 0."),
+            ("joints", "joint states: nothing for 0."),
+            ("camera", "camera 'front': "),
+        ):
+            peers.speaking = {"joints", "camera", "policy"} - {part}
+            peers.until_stopped(reason)
+            assert "When it is safe: ros2 service call /so100/watchdog/release std_srvs/srv/Trigger" in graph.log("watchdog")
+            peers.release()
+
+        peers.button.publish(Bool(data=True))
+        peers.until_stopped("e-stop: pressed")
+        assert peers.call("release") == (False, "still stopped: e-stop: pressed")
+        peers.button.publish(Bool(data=False))
+        peers.release()
+
+        peers.mode.publish(UInt8(data=5))
+        peers.until_stopped("robot mode: data is 5, which takes no commands")
+        peers.mode.publish(UInt8(data=2))
+        peers.release()
+
+        other = graph.node.create_publisher(JointTrajectory, PROFILE.command.topic, 10)
+        peers.until_stopped(f"second publisher: /{ROBOT}/peer commands the arm on '{PROFILE.command.topic}' too")
+        graph.node.destroy_publisher(other)
+        peers.release()
+
+        assert peers.call("stop") == (True, "stopped")
+        peers.until_stopped("stopped by a human")
+        assert peers.call("stop") == (False, "stopped before: stopped by a human")
+        peers.release()
+
+        far = peers.arm.build(HERE + 3 * PROFILE.guard.max_step, np.zeros_like(HERE), 0)
+        peers.commands.publish(far)
+        peers.until_stopped("command: ")
+        peers.release()
+
+        # Nobody has to command an arm that rests.
+        graph.say(Episode.PHASE_ENDED)
+        peers.speaking, end = {"joints"}, time.monotonic() + 0.6
+        peers.until(lambda: time.monotonic() > end)
+        assert not peers.states[-1].stopped
+    finally:
+        graph.close()
+
+
+def test_a_mode_of_messages_that_are_not_installed(tmp_path, domain) -> None:
+    graph = Graph(tmp_path, domain)
+    try:
+        robot = tmp_path / "with_mode.yaml"
+        mode = "\nmode: {topic: driver/mode, type: nobody_msgs/msg/Mode, field: data, commandable: [1]}\n"
+        robot.write_text(find("robots", ROBOT).read_text() + mode)
+        graph.start("policy_node", "watchdog", "watchdog", active=False, robot=str(robot))
+        client = graph.node.create_client(ChangeState, "watchdog/change_state")
+        graph.until(client.service_is_ready)
+        client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+        assert graph.until_exit("watchdog") == 2
+        assert "message type 'nobody_msgs/msg/Mode' is not installed; install the robot's messages, nobody_msgs" in graph.log("watchdog")
+    finally:
+        graph.close()
