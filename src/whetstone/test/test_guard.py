@@ -146,3 +146,43 @@ def test_full_speed_into_a_limit_stops_there_without_a_jerk(name: str) -> None:
         assert np.all(np.abs(velocity - speed) <= profile.acceleration * profile.period * 1.125 + 1e-9)
         measured, speed = previous.command, velocity
     np.testing.assert_allclose(measured[:-1], profile.upper, atol=1e-6)
+
+
+class Planar:
+    """A hand at the end of two links of 1 m, which must stay left of a wall and above a table."""
+
+    def excess(self, joints: np.ndarray) -> tuple[float, str]:
+        first, second = joints[0], joints[0] + joints[1]
+        x, y = np.cos(first) + np.cos(second), np.sin(first) + np.sin(second)
+        return max((0.0, ""), (x - 1.7, "x above 1.7 m"), (0.2 - y, "y below 0.2 m"))
+
+
+@given(st.lists(within, min_size=1, max_size=60), within)
+def test_the_hand_stays_inside_its_workspace_and_all_other_limits_hold(targets: list, start: tuple) -> None:
+    guard, reach = Guard(PROFILE, Planar()), Planar()
+    previous, measured, speed = None, np.array(start), np.zeros(2)
+    outside = reach.excess(measured[:-1])[0]
+    for target in targets:
+        result = guard.check(np.array(target), measured, previous, DT, 0.0)
+        assert_safe(result)
+        velocity = (result.command[:-1] - measured[:-1]) / DT
+        assert np.all(np.abs(velocity) <= PROFILE.velocity + 1e-9)
+        assert np.all(np.abs(velocity - speed) <= PROFILE.acceleration * DT * 1.125 + 1e-9)
+        now = reach.excess(result.command[:-1])[0]
+        assert now <= max(outside, 0.0) + 1e-3, "inside it stays, outside it comes nearer"
+        outside = now
+        previous, measured, speed = result, result.command, velocity
+
+
+def test_a_command_through_the_wall_is_braked_and_named() -> None:
+    guard, start = Guard(PROFILE, Planar()), np.array([0.6, 0.8, 1.0])
+    assert Planar().excess(start[:-1])[0] == 0
+    previous, measured, reasons = None, start, set()
+    for _ in range(100):
+        previous = guard.check(np.array([0.0, 0.0, 1.0]), measured, previous, DT, 0.0)
+        measured = previous.command
+        reasons.update(previous.reasons)
+    assert "workspace: x above 1.7 m" in reasons or "workspace: y below 0.2 m" in reasons
+    assert previous is not None and not previous.velocity.any() and not np.allclose(measured[:-1], 0, atol=0.1), "it rests before the wall"
+    back = guard.check(start, measured, previous, DT, 0.0)
+    assert back.velocity.any(), "and may go back"

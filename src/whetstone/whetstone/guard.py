@@ -1,22 +1,26 @@
 """The guard: the last look at a command before it leaves the process.
 
 Role: pure function of the wanted command, the measured state and the previous result. Whatever comes in, what goes out is
-finite and inside the joint limits; what it changed or refused is named. Depends on numpy and a RobotProfile only.
+finite and inside the limits; what it changed or refused is named. Depends on numpy and a RobotProfile, and on kinematics.py where the
+profile has a workspace.
 
 Of two limits that contradict each other the first in this order wins: position limits, step from the measured position,
-velocity, acceleration. Near a position limit the velocity is kept low enough to stop before it.
+velocity, acceleration, workspace. Near a position limit the velocity is kept low enough to stop before it. A command from which the arm
+could not brake inside the workspace is replaced by braking, which the command before it left possible: so none of the limits gives way.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from whetstone.profile import RobotProfile
 
 _CHANGED = 1e-6  # rad: smaller corrections are rounding and not reported
+_BRAKING_STEPS = 20  # points at most at which the way to rest is looked at
 _SHORTEST, _LONGEST = 1e-6, 1.0  # s: between two commands; a longer pause allows no more than this one
 
 
@@ -38,10 +42,22 @@ class GuardResult:
     send: bool = True
 
 
+class Reach(Protocol):
+    """What whetstone.kinematics.Workspace is."""
+
+    def excess(self, joints: np.ndarray) -> tuple[float, str]: ...
+
+
 class Guard:
     """Checks commands against a profile's limits. Holds no state: the caller hands back the previous result."""
 
-    def __init__(self, profile: RobotProfile) -> None:
+    def __init__(self, profile: RobotProfile, workspace: Reach | None = None) -> None:
+        """workspace: instead of the profile's. Raises as whetstone.kinematics."""
+        if workspace is None and profile.guard.workspace is not None:
+            from whetstone.kinematics import Workspace
+
+            workspace = Workspace(profile)
+        self._workspace = workspace
         self._names = profile.joint_names
         self._lower, self._upper = profile.lower, profile.upper
         self._velocity, self._acceleration = profile.velocity, profile.acceleration
@@ -101,8 +117,27 @@ class Guard:
                 reasons.append(f"{name}: {self._names[joint]}")
             command[:count] = clipped
         command[count] = min(max(wanted[count], 0.0), 1.0)
+        if self._workspace is not None:
+            before, _ = self._workspace.excess(last)
+            worst, side = self._braking(self._workspace, command[:count], (command[:count] - last) / dt, dt)
+            if worst > before + _CHANGED:
+                command[:count] = last + _slower(speed, self._acceleration * dt) * dt
+                for _, low, high in limits[2:]:
+                    command[:count] = np.clip(command[:count], low, high)
+                reasons.append(f"workspace: {side}")
         velocity = (command[:count] - last) / dt
         return GuardResult(command, np.clip(velocity, -self._velocity, self._velocity), False, tuple(reasons))
+
+    def _braking(self, workspace: Reach, arm: np.ndarray, speed: np.ndarray, dt: float) -> tuple[float, str]:
+        """The furthest outside that the end effector is on the way from here to rest, braking all the time."""
+        dt = max(dt, float((self._velocity / self._acceleration).max()) / _BRAKING_STEPS)
+        speed = np.clip(speed, -self._velocity, self._velocity)
+        found = workspace.excess(arm)
+        while speed.any():
+            speed = _slower(speed, self._acceleration * dt)
+            arm = np.clip(arm + speed * dt, self._lower, self._upper)
+            found = max(found, workspace.excess(arm))
+        return found
 
     def _hold(self, rest: np.ndarray, reason: str) -> GuardResult:
         return GuardResult(rest, np.zeros(len(self._names)), True, (reason,))
@@ -126,3 +161,8 @@ class Guard:
 
     def _inside(self, row: np.ndarray) -> np.ndarray:
         return np.append(np.clip(row[:-1], self._lower, self._upper), min(max(row[-1], 0.0), 1.0))
+
+
+def _slower(speed: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Each joint's speed, rad/s, nearer to rest."""
+    return np.sign(speed) * np.maximum(np.abs(speed) - by, 0.0)

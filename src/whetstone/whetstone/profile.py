@@ -82,11 +82,27 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Box:
+    """lower, upper: corners (x, y, z), m, in the frame that the robot's base stands in: x forward, z up."""
+
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.lower) != 3 or len(self.upper) != 3:
+            raise ValueError("'lower' and 'upper' must be three numbers each: x, y, z")
+        if not all(low < high for low, high in zip(self.lower, self.upper)):
+            raise ValueError(f"'lower' {list(self.lower)} must be less than 'upper' {list(self.upper)} in x, y and z")
+
+
+@dataclass(frozen=True)
 class GuardLimits:
-    """max_step: rad that a command may lie from the measured position. stale_after: s that an observation may be old."""
+    """max_step: rad that a command may lie from the measured position. stale_after: s that an observation may be old. workspace: that the
+    point between the fingers must stay in; none: anywhere."""
 
     max_step: float = field(metadata={"gt": 0})
     stale_after: float = field(metadata={"gt": 0})
+    workspace: Box | None = None
 
 
 @dataclass(frozen=True)

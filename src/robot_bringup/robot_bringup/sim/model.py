@@ -6,15 +6,13 @@ CPU: collision meshes only, no shadow, no infinite plane. Does not depend on ROS
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 
-from whetstone.errors import AssetError
+from whetstone.kinematics import robot_spec
 from whetstone.profile import RobotProfile
 
 SUBSTEP_SECONDS = 0.0025  # 4-5 ms loses grasps
@@ -39,32 +37,6 @@ class Scene:
     mark: float  # radius
 
 
-def robot_file(profile: RobotProfile) -> Path:
-    """Path of the robot's MJCF inside the wheel that carries it."""
-    sim = profile.sim
-    assert sim is not None, "the simulator checks that there is a sim section"
-    found = importlib.util.find_spec(sim.module)
-    if found is None or found.origin is None:
-        raise AssetError(f"robot '{profile.name}': the model wheel '{sim.distribution}' is not installed; run `make setup`")
-    path = Path(found.origin).parent / sim.xml
-    if not path.is_file():
-        raise AssetError(f"robot '{profile.name}': '{sim.xml}' is missing in wheel '{sim.distribution}'; reinstall it with `make setup`")
-    return path
-
-
-def _load_robot(profile: RobotProfile) -> mujoco.MjSpec:
-    path = robot_file(profile)
-    wrapper = profile.sim.model.get("wrapper") if profile.sim else None
-    if not wrapper:
-        return mujoco.MjSpec.from_file(str(path))
-    # A body file meant for <include> has no meshes or defaults of its own: include what the profile names, in order.
-    includes = "".join(f'<include file="{path.parent / name}"/>' for name in wrapper["before"])
-    xml = f'<mujoco><compiler meshdir="{path.parent}"/>{includes}<worldbody><include file="{path}"/></worldbody></mujoco>'
-    spec = mujoco.MjSpec.from_string(xml)
-    spec.meshdir = str(path.parent)
-    return spec
-
-
 def build_model(profile: RobotProfile, scene: Scene, pretty: bool = False) -> mujoco.MjModel:
     """Compile robot + table + objects.
 
@@ -73,7 +45,7 @@ def build_model(profile: RobotProfile, scene: Scene, pretty: bool = False) -> mu
     """
     assert profile.sim is not None, "the simulator checks that there is a sim section"
     settings: dict[str, Any] = profile.sim.model
-    spec = _load_robot(profile)
+    spec = robot_spec(profile)
     _prepare_robot(spec, settings, pretty)
     _add_scene(spec, scene, settings)
     _add_cameras(spec, settings)
@@ -98,9 +70,6 @@ def _prepare_robot(spec: mujoco.MjSpec, settings: dict[str, Any], pretty: bool) 
     if not pretty:
         for mesh in spec.meshes:
             mesh.maxhullvert = 32  # the renderer draws the convex hulls: half the time of the meshes
-    root = spec.body(settings["root_body"])
-    root.pos = settings["base_position"]
-    root.quat = settings["base_quaternion"]
     for index, body in enumerate(spec.bodies):
         if body.name == "world":
             continue
