@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from reward_node.signals import SuccessSettings, total
+from reward_node.signals import total
 from whetstone.assets import asset_path
+from whetstone.completion import Completion
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardModel, RewardNeeds, RewardSample
 from whetstone.errors import AssetError, ConfigError
@@ -30,7 +31,7 @@ class ConstantSettings:
     every: int = field(metadata={"ge": 1})
     progress: float = field(default=0.5, metadata={"ge": 0, "le": 1})
     completion: float = field(default=0.0, metadata={"ge": 0, "le": 1})
-    success: SuccessSettings = field(default_factory=SuccessSettings)
+    success: Completion = field(default_factory=Completion)
 
 
 class ConstantReward:
@@ -71,7 +72,7 @@ class ShuffledSettings:
     inner: str
     bank: str
     every: int = field(metadata={"ge": 1})
-    success: SuccessSettings = field(default_factory=SuccessSettings)
+    success: Completion = field(default_factory=Completion)
 
 
 class ShuffledReward:

@@ -48,13 +48,3 @@ def expected_calibration_error(probability: np.ndarray, outcome: np.ndarray, bin
         if inside.any():
             gap += inside.mean() * abs(probability[inside].mean() - outcome[inside].mean())
     return float(gap)
-
-
-def first_run(values: np.ndarray, threshold: float, count: int) -> int:
-    """Index at which `values` has been >= threshold on `count` samples in a row, or -1. The debounce of success detection."""
-    run = 0
-    for index, value in enumerate(values):
-        run = run + 1 if value >= threshold else 0
-        if run == count:
-            return index
-    return -1

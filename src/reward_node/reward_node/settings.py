@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from reward_node.signals import ContrastiveSettings, SuccessSettings
+from reward_node.signals import ContrastiveSettings
 from reward_node.vlm.quantisation import Precision
+from whetstone.completion import Completion
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRewardSettings:
     """plugin: entry point; cameras: what it looks at, in this order; image_size: (height, width) in pixels of each; every: control steps
-    between two scores; contrastive, success: see signals.py."""
+    between two scores; contrastive: see signals.py; success: whetstone.completion."""
 
     plugin: str
     cameras: tuple[str, ...]
     image_size: tuple[int, int]
     every: int = field(default=8, metadata={"ge": 1})
     contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
-    success: SuccessSettings = field(default_factory=SuccessSettings)
+    success: Completion = field(default_factory=Completion)
 
     def __post_init__(self) -> None:
         if not self.cameras:

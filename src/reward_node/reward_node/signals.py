@@ -20,14 +20,6 @@ class ContrastiveSettings:
     dead_zone: float = field(default=0.02, metadata={"ge": 0})
 
 
-@dataclass(frozen=True)
-class SuccessSettings:
-    """When the episode manager ends an episode: completion >= threshold on `frames` scored frames in a row."""
-
-    threshold: float = field(default=0.8, metadata={"ge": 0, "le": 1})
-    frames: int = field(default=2, metadata={"ge": 1})
-
-
 def contrastive(now: float, before: float | None, dead_zone: float) -> float:
     """+1 where `now` is nearer to done than `before`, -1 where it is farther, 0 within the dead zone or without a pair."""
     if before is None or not (math.isfinite(now) and math.isfinite(before)):

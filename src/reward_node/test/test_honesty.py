@@ -17,12 +17,13 @@ from reward_node.honesty.figures import end, figures
 from reward_node.honesty.judging import evaluate, rows_of
 from reward_node.honesty.playing import Curve, Played, play, play_with_controls
 from reward_node.honesty.report import table
-from reward_node.signals import SuccessSettings, total
+from reward_node.signals import total
+from whetstone.completion import Completion
 from whetstone.contracts import PROPRIOCEPTION, Provenance, RewardNeeds, RewardSample
 from whetstone.demonstrations import load_demonstrations, save_demonstration
 from whetstone.errors import InputError
 
-SUCCESS = SuccessSettings(0.8, 2)
+SUCCESS = Completion(0.8, 2)
 INSTRUCTIONS = {"push": "push the red cube to the left", "touch": "touch the red cube", "press": "press the button"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_node.metrics import expected_calibration_error, first_run, ranks, roc_auc, value_order_correlation
+from reward_node.metrics import expected_calibration_error, ranks, roc_auc, value_order_correlation
 from reward_node.signals import contrastive, recent_window, total, uniform_window
 
 
@@ -48,11 +48,6 @@ def test_roc_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -
 def test_expected_calibration_error() -> None:
     assert expected_calibration_error(np.array([0.25, 0.25, 0.25, 0.25]), np.array([1, 0, 0, 0])) == pytest.approx(0.0)
     assert expected_calibration_error(np.array([0.95, 1.0]), np.array([0, 0])) == pytest.approx(0.975)
-
-
-def test_first_run_needs_consecutive_values() -> None:
-    assert first_run(np.array([0.9, 0.1, 0.9, 0.9]), 0.8, 2) == 3
-    assert first_run(np.array([0.9, 0.1, 0.9]), 0.8, 2) == -1
 
 
 def test_contrastive_has_a_dead_zone_and_needs_a_pair() -> None:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-from robot_bringup.completion import Completion, Debounce
 from robot_bringup.schedule import PlannedEpisode
+from whetstone.completion import Completion, Debounce
 
 NANOSECONDS = 1_000_000_000
 POINTS_AT_LOG = "; its log says why"
@@ -221,7 +221,7 @@ class EpisodeMachine:
             return
         self._last_score = score.stamp
         self._tally.add(score)
-        if state.episode.mode == "train" and self._debounce is not None and self._debounce(score.valid, score.completion):
+        if state.episode.mode == "train" and self._debounce is not None and self._debounce(score.valid, score.completion, score.progress):
             reason = f"reward model: completion {score.completion:.2f} on {self._debounce.streak} frames"
             self.steps = self._index(score.stamp)
             self._end(now, Outcome.SUCCESS, reason, score.stamp)

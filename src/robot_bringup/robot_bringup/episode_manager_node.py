@@ -23,10 +23,10 @@ from whetstone_msgs.msg import Episode, Reward, Update, Watchdog, WeightsAck
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, schedule
-from robot_bringup.completion import Completion
 from robot_bringup.episode_machine import POINTS_AT_LOG, Deadlines, EpisodeMachine, Phase, Score, State
 from robot_bringup.resuming import remaining
 from whetstone import jsonfile
+from whetstone.completion import Completion
 from whetstone.profile import load_profile
 from whetstone.ros import EPISODE, EVENT, LATCHED, STATE, WhetstoneNode, run_node, stamp_of_raw, to_ns, to_stamp
 from whetstone.task import load_task
@@ -43,7 +43,7 @@ class Parameters:
     """robot, task: names of config files. schedule: segments as JSON. managed: nodes to bring up, in order. run_dir: for the records.
 
     max_steps: control steps until time-out. reward_every: steps between two scored frames (0: no reward model).
-    success_threshold, success_frames: completion that ends a training episode (frames 0: never).
+    success_threshold, success_frames: completion that ends a training episode (frames 0: never); success_progress: that it needs besides.
     await_learner: nothing begins before a learner hears this robot. resume: go on after what the records in run_dir say was done.
     *_deadline: seconds to wait for a node to configure, the scene, a frame, the learner, the policy's acknowledgement.
     """
@@ -57,6 +57,7 @@ class Parameters:
     reward_every: int = field(default=0, metadata={"ge": 0})
     success_threshold: float = field(default=0.8, metadata={"gt": 0, "le": 1})
     success_frames: int = field(default=0, metadata={"ge": 0})
+    success_progress: float = field(default=0.0, metadata={"ge": 0, "le": 1})
     await_learner: bool = False
     resume: bool = False
     startup_deadline: float = field(default=180.0, metadata={"gt": 0})
@@ -88,7 +89,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
             episodes,
             rate=self._profile.rate,
             max_steps=p.max_steps,
-            completion=Completion(p.success_threshold, p.success_frames) if p.success_frames else None,
+            completion=Completion(p.success_threshold, p.success_frames, p.success_progress) if p.success_frames else None,
             reward_every=p.reward_every,
             deadlines=Deadlines(p.reset_deadline, p.frame_deadline, p.update_deadline, p.apply_deadline),
             after=after,

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot_bringup.completion import Completion, Debounce
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
+from whetstone.completion import Completion, Debounce
 from whetstone.contracts import PROPRIOCEPTION, Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
@@ -112,7 +112,7 @@ def run_episode(
             sample = reward.observe(frames, stamp)
             if sample is not None:
                 samples[step] = sample
-                if debounce is not None and debounce(sample.valid, sample.completion):
+                if debounce is not None and debounce(sample.valid, sample.completion, sample.progress):
                     outcome = "success"
                     break
         acting.judge()

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from robot_bringup import resuming, schedule
-from robot_bringup.completion import Completion
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
 from robot_bringup.schedule import Segment
 from whetstone import config
 from whetstone.assets import asset_path
+from whetstone.completion import Completion
 from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
 from whetstone.signing import load_key
@@ -152,7 +152,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     }
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
-        manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames}
+        manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames, "success_progress": completion.progress}
     specific["episode_manager"] = ("robot_bringup", "episode_manager", manager)
     processes = {"learner": values.get("learner_processes", 1)}
     nodes = tuple(

@@ -13,12 +13,12 @@ import os
 
 import numpy as np
 
-from robot_bringup.completion import Completion
 from robot_bringup.offline import Episode, run_episode
 from robot_bringup.schedule import development_seeds, training_seeds
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, run
+from whetstone.completion import Completion
 from whetstone.contracts import Learner, Policy, PolicyMode, RewardModel
 from whetstone.errors import ConfigError
 from whetstone.plugins import configured

@@ -8,9 +8,9 @@ import random
 import pytest
 
 from robot_bringup import schedule
-from robot_bringup.completion import Completion
 from robot_bringup.episode_machine import Deadlines, EpisodeMachine, Outcome, Phase, Score
 from robot_bringup.schedule import Segment
+from whetstone.completion import Completion
 
 RATE = 20.0
 PERIOD = 50_000_000
@@ -95,6 +95,15 @@ def test_completion_needs_frames_in_a_row_and_the_deciding_stamp_is_the_score_s(
     assert (ended.outcome, ended.reason) == (Outcome.SUCCESS, "reward model: completion 0.93 on 2 frames")
     assert ended.stamp == bench.start + 16 * PERIOD
     assert ended.record["steps"] == 16
+
+
+def test_progress_must_agree_where_it_is_asked():
+    bench = Bench(TRAIN, completion=Completion(0.8, 2, progress=0.9), max_steps=40).begin().run()
+    for step, progress in ((4, 0.5), (8, 0.95), (12, math.nan), (16, 0.9)):
+        bench.score(step, 0.99, progress=progress)
+        assert bench.machine.state.phase == Phase.RUNNING
+    bench.score(20, 0.99, progress=1.0)
+    assert bench.ended().outcome == Outcome.SUCCESS and bench.ended().record["steps"] == 20
 
 
 @pytest.mark.parametrize("second", [{"valid": False}, {"completion": math.nan}], ids=["invalid", "nan"])

@@ -16,9 +16,9 @@ from reward_node import card
 from reward_node.episodes import labelled
 from reward_node.honesty.judging import cost, evaluate, rows_of
 from reward_node.honesty.report import plot, table
-from reward_node.signals import SuccessSettings
 from whetstone import results
 from whetstone.arguments import integer, parse_arguments, run, spelled
+from whetstone.completion import Completion
 from whetstone.config import find, load_yaml, parse, show
 from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     profile = load_profile(robot)
     source = find("rewards", values["reward"])
     name = Path(values["reward"]).stem
-    success = parse(SuccessSettings, load_yaml(source).get("success", {}), f"{show(source)}: success")
+    success = parse(Completion, load_yaml(source).get("success", {}), f"{show(source)}: success")
     page = Path(values["card"]) if values["card"] else None
     if page is not None:
         card.check(page)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reward_node.honesty.playing import Curve, Played
-from reward_node.metrics import expected_calibration_error, first_run, roc_auc, value_order_correlation
-from reward_node.signals import SuccessSettings
+from reward_node.metrics import expected_calibration_error, roc_auc, value_order_correlation
+from whetstone.completion import Completion, first_success
 
 Figure = tuple[float | None, str, int]
 """(value or None where there is nothing to compute it from, unit, number of what it is computed from)."""
@@ -23,14 +23,14 @@ _EXACT = 4
 """Decimals that a score can be relied on: what a still changes beyond them is rounding, which is in some order too."""
 
 
-def figures(played: Sequence[Played], success: SuccessSettings) -> dict[str, Figure]:
+def figures(played: Sequence[Played], success: Completion) -> dict[str, Figure]:
     """Metric -> figure, of these clips."""
     wins = [one for one in played if one.clip.success]
     losses = [one for one in played if not one.clip.success]
     won = np.array([one.clip.success for one in played])
     completion, completed = _all(played, lambda one: one.curve.completion), _all(played, lambda one: one.clip.completed)
     progress, truth = _all(played, lambda one: one.curve.progress), _all(played, lambda one: one.clip.progress)
-    said = [first_run(np.nan_to_num(one.curve.completion, nan=-1.0), success.threshold, success.frames) for one in played]
+    said = [first_success(success, one.curve.completion, one.curve.progress) for one in played]
     # Wrong: success was declared on a frame on which the task was not done.
     wrong = [run >= 0 and not one.clip.completed[run] for run, one in zip(said, played, strict=True)]
     valid = np.isfinite(completion)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from reward_node.honesty.clips import clip_of
 from reward_node.honesty.figures import figures
 from reward_node.honesty.playing import Played, play, play_with_controls
-from reward_node.signals import SuccessSettings
+from whetstone.completion import Completion
 from whetstone.contracts import RewardModel
 from whetstone.demonstrations import Demonstration
 from whetstone.task import also_true
@@ -38,7 +38,7 @@ def evaluate(reward: RewardModel, episodes: Sequence[Demonstration], rate: float
     return played
 
 
-def rows_of(played: Sequence[Played], success: SuccessSettings, subject: str, robot: str) -> list[dict[str, Any]]:
+def rows_of(played: Sequence[Played], success: Completion, subject: str, robot: str) -> list[dict[str, Any]]:
     """In the results format, of every task and of all."""
     rows = []
     for task in [*sorted({one.clip.task for one in played}), "all"]:

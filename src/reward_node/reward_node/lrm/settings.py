@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reward_node.settings import hold
-from reward_node.signals import SuccessSettings
 from reward_node.vlm.quantisation import Precision
+from whetstone.completion import Completion
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LRMSettings:
     adapters: dict[str, str] = field(default_factory=dict)
     signal: Literal["held", "increments", "potential"] = "held"
     discount: float = field(default=0.99, metadata={"gt": 0, "le": 1})
-    success: SuccessSettings = field(default_factory=SuccessSettings)
+    success: Completion = field(default_factory=Completion)
 
     def __post_init__(self) -> None:
         if self.adapters and set(self.adapters) != set(QUESTIONS):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reward_node.signals import ContrastiveSettings, SuccessSettings
+from reward_node.signals import ContrastiveSettings
+from whetstone.completion import Completion
 from whetstone.config import parse
 from whetstone.errors import ConfigError
 from whetstone.task import PRIMITIVES
@@ -99,7 +100,7 @@ class SARM2Settings:
     groups: dict[str, tuple[str, ...]]
     primitives: tuple[str, ...] = PRIMITIVES
     encoder: str | dict[str, Any] = KEYPOINTS
-    success: SuccessSettings = field(default_factory=SuccessSettings)
+    success: Completion = field(default_factory=Completion)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     contrastive: ContrastiveSettings = field(default_factory=ContrastiveSettings)
     losses: LossSettings = field(default_factory=LossSettings)
