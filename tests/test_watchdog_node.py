@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,14 @@ from whetstone.ros import COMMAND, EVENT, LATCHED, STATE, camera_qos
 PROFILE = load_profile(ROBOT)
 NAMES = [*PROFILE.joint_names, PROFILE.gripper.joint]
 HERE, SPEED = PROFILE.home, 0.2
+
+
+def robot_with_mode(tmp_path: Path, type: str) -> str:
+    """A robot whose driver says on `driver/mode` whether it takes commands: in 1 and 2."""
+    path = tmp_path / "with_mode.yaml"
+    mode = f"\nmode: {{topic: driver/mode, type: {type}, field: data, commandable: [1, 2]}}\n"
+    path.write_text(find("robots", ROBOT).read_text() + mode)
+    return str(path)
 
 
 class Peers:
@@ -107,10 +116,7 @@ class Peers:
 def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path, domain) -> None:
     graph = Graph(tmp_path, domain)
     try:
-        robot = tmp_path / "with_mode.yaml"
-        mode = "\nmode: {topic: driver/mode, type: std_msgs/msg/UInt8, field: data, commandable: [1, 2]}\n"
-        robot.write_text(find("robots", ROBOT).read_text() + mode)
-        peers = Peers(graph, str(robot))
+        peers = Peers(graph, robot_with_mode(tmp_path, "std_msgs/msg/UInt8"))
         graph.say(Episode.PHASE_RUNNING)
         peers.until(lambda: len(peers.driven) > 3)
         assert not peers.brakes() and list(peers.driven[0].joint_names) == list(PROFILE.joint_names)
@@ -163,10 +169,7 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
 def test_a_mode_of_messages_that_are_not_installed(tmp_path, domain) -> None:
     graph = Graph(tmp_path, domain)
     try:
-        robot = tmp_path / "with_mode.yaml"
-        mode = "\nmode: {topic: driver/mode, type: nobody_msgs/msg/Mode, field: data, commandable: [1]}\n"
-        robot.write_text(find("robots", ROBOT).read_text() + mode)
-        graph.start("policy_node", "watchdog", "watchdog", active=False, robot=str(robot))
+        graph.start("policy_node", "watchdog", "watchdog", active=False, robot=robot_with_mode(tmp_path, "nobody_msgs/msg/Mode"))
         client = graph.node.create_client(ChangeState, "watchdog/change_state")
         graph.until(client.service_is_ready)
         client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
