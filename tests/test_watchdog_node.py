@@ -49,14 +49,14 @@ class Peers:
         self.camera = node.create_publisher(Image, PROFILE.cameras[0].topic, camera_qos(True))
         self.life = node.create_publisher(JointState, "policy/command", EVENT)
         self.commands = node.create_publisher(JointTrajectory, ARM_COMMAND, COMMAND)
-        self.button = node.create_publisher(Bool, "e_stop", LATCHED)
+        self.buttons = [node.create_publisher(Bool, "e_stop", qos) for qos in (LATCHED, camera_qos(True))]
         self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
         self.driven: list[JointTrajectory] = []
         self.states: list[Watchdog] = []
         node.create_subscription(JointTrajectory, PROFILE.command.topic, self.driven.append, 10)
         node.create_subscription(Watchdog, "watchdog", self.states.append, LATCHED)
         graph.start("policy_node", "watchdog", "watchdog", robot=robot)
-        graph.until_matched(self.joints, self.camera, self.life, self.commands, self.button, self.mode, graph.episodes)
+        graph.until_matched(self.joints, self.camera, self.life, self.commands, *self.buttons, self.mode, graph.episodes)
 
     def until(self, condition) -> None:
         spoken = 0.0
@@ -131,11 +131,12 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
             assert "When it is safe: ros2 service call /so100/watchdog/release std_srvs/srv/Trigger" in graph.log("watchdog")
             peers.release()
 
-        peers.button.publish(Bool(data=True))
-        peers.until_stopped("e-stop: pressed")
-        assert peers.call("release") == (False, "still stopped: e-stop: pressed")
-        peers.button.publish(Bool(data=False))
-        peers.release()
+        for button in peers.buttons:
+            button.publish(Bool(data=True))
+            peers.until_stopped("e-stop: pressed")
+            assert peers.call("release") == (False, "still stopped: e-stop: pressed")
+            button.publish(Bool(data=False))
+            peers.release()
 
         peers.mode.publish(UInt8(data=5))
         peers.until_stopped("robot mode: data is 5, which takes no commands")

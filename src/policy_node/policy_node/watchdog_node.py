@@ -73,7 +73,9 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self.create_subscription(JointState, "policy/command", self._on_sign_of_life, EVENT, raw=True)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         self.create_subscription(JointState, profile.joint_states, self._on_joints, joints_qos(True))
+        # Twice: who latches is heard whenever it spoke, and who promises neither that nor delivery must be heard as well.
         self.create_subscription(Bool, "e_stop", self._on_e_stop, LATCHED)
+        self.create_subscription(Bool, "e_stop", self._on_e_stop, CAMERA_LIVE)
         for camera in profile.cameras:
 
             def on_image(_: bytes, part: str = f"camera '{camera.name}'") -> None:
