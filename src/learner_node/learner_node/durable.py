@@ -62,18 +62,19 @@ class DurableRecorder(Recorder):
         super().end(episode_id, stamp, outcome, reason, now)
 
     def discard(self, episode_id: str) -> None:
-        super().discard(episode_id)
-        self._ends.pop(episode_id, None)
-        if (files := self._files.pop(episode_id, None)) is not None:
+        if (files := self._forget(episode_id)) is not None:
             files.discard()
 
     def abandon(self, episode_id: str, reason: str) -> None:
         """Its end will never come: what was heard of it is set aside, with the reason."""
-        super().discard(episode_id)
-        self._ends.pop(episode_id, None)
-        if (files := self._files.pop(episode_id, None)) is not None:
+        if (files := self._forget(episode_id)) is not None:
             files.close()
             self._store.interrupt(episode_id, None, reason)
+
+    def _forget(self, episode_id: str) -> RunningEpisode | None:
+        super().discard(episode_id)
+        self._ends.pop(episode_id, None)
+        return self._files.pop(episode_id, None)
 
     def image(self, camera: str, stamp: int, payload: object) -> None:
         if self._frame_of is not None:

@@ -10,9 +10,7 @@ taken, but for the order of summation.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache, cached_property
@@ -20,9 +18,9 @@ from typing import Any
 
 import torch
 
+from whetstone.processes import die_with
 from whetstone.sharding import sharded
 
-_PR_SET_PDEATHSIG = 1
 _PATIENCE = timedelta(days=14)
 """That the others wait for the next update: a robot may be out of use over a weekend."""
 
@@ -35,7 +33,8 @@ class Group:
         self.rank = int(os.environ.get("RANK", "0"))
         self._accelerator: Any = None
         if self.size > 1:
-            _die_with_torchrun()
+            # torchrun gives each process a session of its own, so who kills it does not reach them: a learner would go on unseen.
+            die_with(os.getppid())
             from accelerate import Accelerator, InitProcessGroupKwargs
 
             self._accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
@@ -90,16 +89,6 @@ class Group:
 
     def _reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return self._accelerator.reduce(tensor.to(self._accelerator.device), reduction="mean").to(tensor.device)
-
-
-def _die_with_torchrun() -> None:
-    """torchrun gives each process a session of its own, so who kills torchrun does not reach them: a learner would go on unseen."""
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 @cache

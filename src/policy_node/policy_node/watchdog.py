@@ -15,6 +15,8 @@ import numpy as np
 from whetstone.profile import RobotProfile
 
 POLICY = "policy"
+LOOKS = 8
+"""Judgements that are asked for in a control period."""
 
 
 class Watchdog:
@@ -24,11 +26,10 @@ class Watchdog:
     arm: from the first command of an episode to its end.
     """
 
-    def __init__(self, profile: RobotProfile, patience: float = 2.0, looks: int = 8) -> None:
-        """looks: judgements in a control period; the policy is given up one of them early, so that the arm is stopped in time."""
+    def __init__(self, profile: RobotProfile, patience: float = 2.0) -> None:
         self.stopped: tuple[str, ...] = ()
         self._names, self._max_step = profile.joint_names, profile.guard.max_step
-        self._policy = (patience - 1 / looks) * profile.period
+        self._policy = (patience - 1 / LOOKS) * profile.period  # one look early, so that the arm is stopped in time
         self._stale = profile.guard.stale_after
         self._heard: dict[str, float] = {}
         self._moving = False

@@ -22,7 +22,7 @@ from whetstone_msgs.msg import Episode
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
 from policy_node.commands import ARM_COMMAND, ArmCommand
-from policy_node.watchdog import POLICY, Watchdog, braking
+from policy_node.watchdog import LOOKS, POLICY, Watchdog, braking
 from whetstone.errors import ConfigError
 from whetstone.profile import DriverMode, load_profile
 from whetstone.ros import (
@@ -38,9 +38,6 @@ from whetstone.ros import (
     to_ns,
     to_stamp,
 )
-
-_LOOKS = 8
-"""Judgements in a control period."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
 
     def configure(self) -> None:
         self._profile = profile = load_profile(self.parameters.robot)
-        self._watchdog = Watchdog(profile, self.parameters.patience, _LOOKS)
+        self._watchdog = Watchdog(profile, self.parameters.patience)
         self._arm = ArmCommand(profile)
         self._measured: np.ndarray | None = None
         self._velocity = np.zeros(len(profile.joint_names))
@@ -88,7 +85,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self.create_service(Trigger, "watchdog/release", self._on_release)
 
     def activate(self) -> None:
-        self._timer = self.create_timer(self._profile.period / _LOOKS, self._look, clock=self.steady_clock)
+        self._timer = self.create_timer(self._profile.period / LOOKS, self._look, clock=self.steady_clock)
         self._say()
 
     def deactivate(self) -> None:

@@ -75,7 +75,6 @@ class RunConsole:
             self._episode(record)
         for record in self._new(self._updates_file):
             self.say(_update_line(record, self._iteration.get(record["iteration"], [0, 0])))
-
         for record in self._new(self._stops_file):
             self.say(_stop_line(record))
 

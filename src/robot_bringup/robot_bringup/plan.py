@@ -134,9 +134,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     }
     if mode == "refine" and "reward" not in without:
         specific["reward"] = ("reward_node", "reward_node", {})
-    if mode != "sim" and realtime:
-        specific["watchdog"] = ("policy_node", "watchdog", {})
     if mode != "sim":
+        if realtime:
+            specific["watchdog"] = ("policy_node", "watchdog", {})
         specific["policy"] = ("policy_node", "policy_node", {"gated": realtime})
     if mode == "refine" and "learner" not in without:
         specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values))

@@ -10,6 +10,7 @@ not depend on rclpy.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -105,6 +106,19 @@ def made_for(learner: str) -> str:
     return config.load_yaml(config.find("learners", learner)).get("policy", "")
 
 
+def against_truth(played: Sequence[Episode]) -> str:
+    """How many were successful by truth, and at which progress those ended that the reward called so, the true and the false ones: whether
+    the reward is being deceived."""
+    ends = {True: list[str](), False: list[str]()}
+    for episode in sorted(played, key=lambda one: float(one.rollout.rewards["progress"][-1])):
+        if episode.rollout.outcome == "success":
+            ends[episode.success].append(f"{episode.rollout.rewards['progress'][-1]:.2f}")
+    told = "; ".join(
+        f"{len(found)} of the reward's {word}, at progress {', '.join(found)}" for word, found in zip(("true", "false"), ends.values())
+    )
+    return f"{np.mean([one.success for one in played]):.0%} by truth; {told}"
+
+
 def main(arguments: list[str]) -> None:
     given = parse_arguments(arguments, DEFAULTS)
     iterations, episodes, evaluated, every = (integer(given, key) for key in ("iterations", "episodes", "evaluation_episodes", "every"))
@@ -127,7 +141,10 @@ def main(arguments: list[str]) -> None:
         for iteration in range(iterations):
             played, said = rehearsal.iterate(iteration, episodes, iteration + 1 == iterations)
             judged = np.mean([episode.rollout.outcome == "success" for episode in played])
-            print(f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}", flush=True)
+            print(
+                f"iteration {iteration}: {judged:.0%} of {episodes} episodes successful by the reward; {said}; {against_truth(played)}",
+                flush=True,
+            )
             if (iteration + 1) % every == 0 or iteration + 1 == iterations:
                 print(f"after iteration {iteration}: {evaluation()}", flush=True)
 

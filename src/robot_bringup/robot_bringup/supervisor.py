@@ -9,12 +9,10 @@ essential process first (it says good-bye to the others) and the rest after it.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,12 +22,11 @@ from pathlib import Path
 from types import FrameType
 
 from whetstone.errors import InputError
+from whetstone.processes import die_with
 
 INTERRUPTED = 130
 RESTARTS = 3
 """Times that one process is started again in a run: what is killed more often than that has a cause that stays."""
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _LOG_PREFIX = re.compile(r"^\[(?P<level>[A-Z]+)\] (?:\[[\d.]+\] )?(?P<name>\S*): ")
 
 
@@ -126,11 +123,7 @@ class Supervisor:
         parent = os.getpid()
 
         def before_exec() -> None:
-            # Runs in the child: die with the supervisor, however it ends.
-            if _LIBC is not None:
-                _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:
-                os._exit(1)
+            die_with(parent)
 
         with (self._log_dir / f"{command.name}.log").open("ab") as log:
             try:

@@ -32,7 +32,7 @@ def robot_file(profile: RobotProfile) -> Path:
 
 
 def robot_spec(profile: RobotProfile) -> Any:
-    """mujoco.MjSpec of the robot alone, its base where the profile puts it. Raises as `robot_file`."""
+    """mujoco.MjSpec of the robot alone, its base where the profile puts it, with the site "end_effector". Raises as `robot_file`."""
     import mujoco
 
     path = robot_file(profile)
@@ -49,6 +49,8 @@ def robot_spec(profile: RobotProfile) -> Any:
         spec.meshdir = str(path.parent)
     root = spec.body(settings["root_body"])
     root.pos, root.quat = settings["base_position"], settings["base_quaternion"]
+    turned = settings.get("end_effector_quaternion", [1, 0, 0, 0])
+    spec.body(settings["hand_body"]).add_site(name="end_effector", pos=settings["end_effector_position"], quat=turned, group=5)
     return spec
 
 
@@ -61,11 +63,9 @@ class ForwardKinematics:
 
         spec = robot_spec(profile)
         assert profile.sim is not None
-        settings = profile.sim.model
-        spec.body(settings["hand_body"]).add_site(name="whetstone_end_effector", pos=settings["end_effector_position"])
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
-        self._site = self._model.site("whetstone_end_effector").id
+        self._site = self._model.site("end_effector").id
         self._solve = mujoco.mj_kinematics
         joints = [profile.sim.joints[name] for name in profile.joint_names]
         self._addresses = [int(self._model.joint(joint.model_joint).qposadr[0]) for joint in joints]

@@ -105,10 +105,6 @@ def _prepare_robot(spec: mujoco.MjSpec, settings: dict[str, Any], pretty: bool) 
         actuator.ctrllimited = False
     for first, second in settings.get("no_contact", []):
         spec.add_exclude(bodyname1=first, bodyname2=second)
-    hand = spec.body(settings["hand_body"])
-    hand.add_site(
-        name="end_effector", pos=settings["end_effector_position"], quat=settings.get("end_effector_quaternion", [1, 0, 0, 0]), group=5
-    )
 
 
 def _add_scene(spec: mujoco.MjSpec, scene: Scene, settings: dict[str, Any]) -> None:
