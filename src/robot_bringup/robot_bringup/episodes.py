@@ -16,7 +16,7 @@ from rich.table import Table
 
 from robot_bringup import records
 from whetstone import jsonfile
-from whetstone.arguments import integer, parse_arguments
+from whetstone.arguments import boolean, integer, parse_arguments
 from whetstone.config import unknown
 from whetstone.contracts import Rollout
 from whetstone.errors import ConfigError, InputError
@@ -237,9 +237,8 @@ def _import(rest: Sequence[str], console: Console) -> int:
     for name in ("from", "robot", "to"):
         if not given[name]:
             raise ConfigError(f"whetstone episodes import needs {name}:=; see whetstone episodes --help")
-    switch = ("true", "false")
     known = {"units": ("rad", "deg"), "outcome": ("auto", "success", "failure"), "resize": ("no", "stretch", "crop")}
-    _one_of(given, {**known, "frames": ("decisions", "all"), "resample": switch, "sidecar": switch})
+    _one_of(given, {**known, "frames": ("decisions", "all")})
     numbers = {name: integer(given, name) for name in ("execute", "horizon")}
     if not 1 <= numbers["execute"] <= numbers["horizon"]:
         raise ConfigError("execute:= must be at least 1 and at most horizon:=")
@@ -253,10 +252,10 @@ def _import(rest: Sequence[str], console: Console) -> int:
         outcome=given["outcome"],  # type: ignore[arg-type]
         task=given["task"],
         prefix=given["prefix"],
-        resample=given["resample"] == "true",
+        resample=boolean(given, "resample"),
         resize=given["resize"],  # type: ignore[arg-type]
         frames=given["frames"],  # type: ignore[arg-type]
-        sidecar=given["sidecar"] == "true",
+        sidecar=boolean(given, "sidecar"),
         episodes=None if given["episodes"] == "all" else _numbers(given, "episodes"),
         **numbers,
     )

@@ -8,13 +8,14 @@ depend on rclpy.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
 from whetstone.completion import Completion, Debounce
-from whetstone.contracts import PROPRIOCEPTION, Chunk, Observation, Policy, PolicyMode, RewardModel, RewardSample, Rollout
+from whetstone.contracts import PROPRIOCEPTION, Chunk, Observation, Policy, PolicyMode, Provenance, RewardNeeds, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard
 from whetstone.task import TaskSpec
@@ -72,6 +73,17 @@ def proprioception(seen: SimState) -> np.ndarray:
     return np.append(seen.positions, seen.gripper_opening).astype(np.float32)
 
 
+class Scorer(Protocol):
+    """What of a RewardModel an episode in one process needs."""
+
+    provenance: Provenance
+    needs: RewardNeeds
+
+    def reset(self, episode_id: str, instruction: str, seed: int) -> None: ...
+
+    def observe(self, images: dict[str, np.ndarray], stamp: int) -> RewardSample | None: ...
+
+
 @dataclass
 class Episode:
     """rollout: as the learner would see it; success: ground truth; steps: control steps run; samples: all scores."""
@@ -88,7 +100,7 @@ def run_episode(
     task: TaskSpec,
     seed: int,
     mode: PolicyMode,
-    reward: RewardModel | None = None,
+    reward: Scorer | None = None,
     completion: Completion | None = None,
     iteration: int = 0,
 ) -> Episode:
@@ -106,6 +118,7 @@ def run_episode(
         scored = reward is not None and step % reward.needs.every == 0
         decide = acting.due(step)
         seen = sim.observe(images=scored or decide)
+        acting.judge()  # before the reward may end the episode: the frame it ends with counts
         if scored:
             assert reward is not None
             frames = {**seen.images, PROPRIOCEPTION: proprioception(seen)} if reward.needs.proprioception else seen.images
@@ -115,7 +128,6 @@ def run_episode(
                 if debounce is not None and debounce(sample.valid, sample.completion, sample.progress):
                     outcome = "success"
                     break
-        acting.judge()
         if (debounce is None and acting.done) or step == task.max_steps:
             outcome = "success" if debounce is None and acting.done else "timeout"
             break

@@ -2,9 +2,9 @@
 
 Role: `python -m robot_bringup.rehearse robot:=franka [iterations:=4] [reward:=sarm2] [learner:=flow_refinement] ...`: the policy's
 success before, the training iterations, and after every `every` of them again, one line each. policy: empty: the one that the learner's
-file names, else flow_vla. The plug-ins are the nodes'; episodes
-end and are judged by the reward model as in a run, evaluations by ground truth. What counts is measured over ROS (`make demo`). Does
-not depend on rclpy.
+file names, else flow_vla. truth:=true: with the simulator's word in place of the reward model's (oracle.py), to tell whether a policy does
+not improve for its learner's sake or its reward's. The plug-ins are the nodes'; episodes end and are judged by the reward model as in a
+run, evaluations by ground truth. What counts is measured over ROS (`make demo`). Does not depend on rclpy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from robot_bringup.offline import Episode, run_episode
+from robot_bringup.offline import Episode, Scorer, run_episode
+from robot_bringup.oracle import Oracle
 from robot_bringup.schedule import development_seeds, training_seeds
 from robot_bringup.sim.simulation import Simulation
 from whetstone import config
-from whetstone.arguments import integer, parse_arguments, run
+from whetstone.arguments import boolean, integer, parse_arguments, run
 from whetstone.completion import Completion
-from whetstone.contracts import Learner, Policy, PolicyMode, RewardModel
+from whetstone.contracts import Learner, Policy, PolicyMode
 from whetstone.errors import ConfigError
 from whetstone.plugins import configured
 from whetstone.profile import load_profile
@@ -38,6 +39,7 @@ DEFAULTS = {
     "evaluation_episodes": "50",
     "every": "2",
     "seed": "0",
+    "truth": "false",
 }
 
 
@@ -53,7 +55,7 @@ def one_thread() -> None:
 class Rehearsal:
     """One simulation, the policy that acts in it, the reward model that judges it, and a learner with a policy of its own."""
 
-    def __init__(self, *, robot: str, task: str, policy: str, reward: str, learner: str, seed: int):
+    def __init__(self, *, robot: str, task: str, policy: str, reward: str, learner: str, seed: int, truth: bool = False):
         profile = load_profile(robot)
         self._task = load_task(task, profile.name)
         reward_settings = config.load_yaml(config.find("rewards", reward))
@@ -64,9 +66,10 @@ class Rehearsal:
         learners, learner_settings = configured("whetstone.learners", learner)
         self._seed = seed
         self._policy: Policy = policies.load(policy_settings, profile)
-        self._reward: RewardModel = load_reward(reward, profile)
         self._learner: Learner = learners.load(learner_settings, policies.load(policy_settings, profile), self._seed)
         self._sim = Simulation(profile)
+        scorer = load_reward(reward, profile)
+        self._reward: Scorer = Oracle(scorer, self._sim) if truth else scorer
 
     def evaluate(self, mode: PolicyMode, episodes: int, first: int) -> float:
         """Share of true successes on the scenes of consecutive seeds."""
@@ -129,7 +132,7 @@ def main(arguments: list[str]) -> None:
     seed = integer(given, "seed")
     modes: tuple[PolicyMode, ...] = ("greedy", "sampled")
     one_thread()
-    with Rehearsal(**names, seed=seed) as rehearsal:
+    with Rehearsal(**names, seed=seed, truth=boolean(given, "truth")) as rehearsal:
 
         def evaluation() -> str:
             # What is tuned here must not be tuned on the test scenes.

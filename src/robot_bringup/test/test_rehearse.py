@@ -25,8 +25,16 @@ def test_a_short_rehearsal_evaluates_iterates_and_evaluates_again(capsys):
         (["episodes:=0"], "episodes"),
         (["reward:=nothing"], "nothing"),
         (["iterations:=few"], "few"),
+        (["truth:=maybe"], "maybe"),
     ],
 )
 def test_wrong_words_are_named(words, said):
     with pytest.raises(ConfigError, match=said):
         rehearse.main(words)
+
+
+def test_with_the_truth_for_a_reward_every_success_is_one(capsys):
+    rehearse.main(["robot:=so100", "iterations:=1", "episodes:=4", "evaluation_episodes:=1", "seed:=3", "truth:=true"])
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "; 0 of the reward's false, at progress " in line
+    assert re.search(r" [1-4] of the reward's true, at progress 1.00", line), line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whetstone.arguments import integer, parse_arguments
+from whetstone.arguments import boolean, integer, parse_arguments
 from whetstone.errors import ConfigError
 
 DEFAULTS = {"robot": "franka", "steps": "10"}
@@ -24,3 +24,9 @@ def test_what_is_no_integer_is_named():
     assert integer({"steps": "12"}, "steps") == 12
     with pytest.raises(ConfigError, match="steps:=many is not an integer"):
         integer({"steps": "many"}, "steps")
+
+
+def test_what_is_neither_true_nor_false_is_named():
+    assert boolean({"resume": "True"}, "resume") and not boolean({"resume": "false"}, "resume")
+    with pytest.raises(ConfigError, match="resume:=maybe is neither true nor false"):
+        boolean({"resume": "maybe"}, "resume")

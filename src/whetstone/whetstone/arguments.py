@@ -30,6 +30,14 @@ def integer(values: dict[str, str], key: str) -> int:
         raise ConfigError(f"argument {key}:={values[key]} is not an integer") from None
 
 
+def boolean(values: dict[str, str], key: str) -> bool:
+    """The value of a key that wants true or false. Raises ConfigError naming it."""
+    word = values[key].lower()
+    if word not in ("true", "false"):
+        raise ConfigError(f"argument {key}:={values[key]} is neither true nor false")
+    return word == "true"
+
+
 def counts(values: dict[str, str], key: str, word: str, known: Sequence[str] = ()) -> dict[str, int]:
     """The value of a key that wants `word`=count,word=count; empty: none. ConfigError names the item of another form or name."""
     found = {}

@@ -23,7 +23,7 @@ from reward_node.sarm2.configuration import SARM2Settings
 from reward_node.sarm2.dataset import load_episodes, split
 from reward_node.topreward.settings import TOPRewardSettings
 from reward_node.training import Training
-from whetstone.arguments import integer, parse_arguments, run, spelled
+from whetstone.arguments import boolean, integer, parse_arguments, run, spelled
 from whetstone.config import config_hash, find, parse, show
 from whetstone.demonstrations import FRAME_STRIDE
 from whetstone.errors import ConfigError
@@ -143,7 +143,7 @@ def main(arguments: list[str]) -> None:
         projector.scale.copy_(spread)
     for name, part in model.named_parameters():
         part.requires_grad_(name.startswith("projector."))
-    resume = values["resume"] == "true"
+    resume = boolean(values, "resume")
     if not resume and not start:  # else it is known
         error = know_the_scene(model, windows, integer(values, "scene_steps"), seed)
         print(f"scene: mean squared error {error:.3f} of the variance")

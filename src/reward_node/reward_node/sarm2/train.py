@@ -27,9 +27,8 @@ from reward_node.sarm2.losses import loss
 from reward_node.sarm2.reward import SARM2Model, SARM2Reward, build_model, metadata
 from reward_node.training import Training
 from whetstone import files
-from whetstone.arguments import integer, parse_arguments, run, spelled
+from whetstone.arguments import boolean, integer, parse_arguments, run, spelled
 from whetstone.config import config_hash, find, parse, show
-from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
 from whetstone.rewards import own_settings
 
@@ -101,8 +100,7 @@ def main(arguments: list[str]) -> None:
 
     values = parse_arguments(arguments, ARGUMENTS)
     robot, seed = values["robot"], integer(values, "seed")
-    if values["resume"] not in ("true", "false"):
-        raise ConfigError(f"argument resume:={values['resume']} is neither true nor false")
+    resume = boolean(values, "resume")
     profile = load_profile(robot)
     torch.set_num_threads(1)
     source = find("rewards", values["reward"])
@@ -117,7 +115,7 @@ def main(arguments: list[str]) -> None:
     torch.manual_seed(seed)
     model = build_model(settings, encoder.feature_size, TextEncoder())
     path = Path(values["out"]) / settings.weights.format(robot=robot)
-    fit(settings, windows, model, seed, Path(values["logs"]) / path.stem, values["resume"] == "true")
+    fit(settings, windows, model, seed, Path(values["logs"]) / path.stem, resume)
     seconds = time.process_time() - begin
     information = metadata(settings, encoder.feature_size, encoder.identity)
     save(model, np.zeros((1, 3), np.float32), path, information)
