@@ -53,7 +53,7 @@ def misfit(rollout: Rollout, spec: PolicySpec) -> str:
         if camera not in rollout.images:
             return f"has no camera '{camera}'; it has {', '.join(rollout.images) or 'none'}"
         size = rollout.images[camera].shape[1:3]
-        if size != tuple(spec.image_size):
+        if spec.image_size is not None and size != tuple(spec.image_size):
             return f"has images of {size[1]}x{size[0]} of camera '{camera}', the policy sees {spec.image_size[1]}x{spec.image_size[0]}"
     columns = len(spec.joints) + 1
     for what, found in (("measures", rollout.proprioception.shape[-1]), ("commands", rollout.actions.shape[-1])):

@@ -174,7 +174,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             raise ConfigError(f"{source}: the policy acts at {spec.rate:g} Hz, robot '{profile.name}' at {profile.rate:g} Hz")
         for name in spec.cameras:
             camera = profile.camera(name)
-            if (camera.height, camera.width) != tuple(spec.image_size):
+            if spec.image_size is not None and (camera.height, camera.width) != tuple(spec.image_size):
                 raise ConfigError(
                     f"{source}: the policy needs {spec.image_size[1]}x{spec.image_size[0]} images, "
                     f"but camera '{name}' of robot '{profile.name}' gives {camera.width}x{camera.height}"
@@ -183,12 +183,13 @@ class PolicyNode(WhetstoneNode[Parameters]):
     def _self_test(self) -> None:
         """One inference at the home pose before grey images: shape and values must be usable. Raises InputError."""
         spec = self._policy.spec
-        grey = np.full((*spec.image_size, 3), 128, np.uint8)
+        cameras = [self._profile.camera(name) for name in spec.cameras]
+        grey = {camera.name: np.full((camera.height, camera.width, 3), 128, np.uint8) for camera in cameras}
         home = np.append(self._profile.home, 1.0).astype(np.float32)
         self._policy.reset("self-test", 0, "greedy")
-        actions = self._policy.act(Observation(0, dict.fromkeys(spec.cameras, grey), home)).actions
-        if actions.shape != (spec.horizon, len(spec.joints) + 1):
-            raise InputError(f"the policy answers {actions.shape}, its horizon and joints say {(spec.horizon, len(spec.joints) + 1)}")
+        actions = self._policy.act(Observation(0, grey, home)).actions
+        if actions.shape != (spec.horizon, spec.columns):
+            raise InputError(f"the policy answers {actions.shape}, its horizon and action space say {(spec.horizon, spec.columns)}")
         if not np.isfinite(actions).all():
             raise InputError("the policy answers values that are not finite")
 
@@ -242,10 +243,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._answer()
 
     def _decode(self) -> dict[str, np.ndarray]:
-        height, width = self._policy.spec.image_size
+        cameras = [self._profile.camera(name) for name in self._policy.spec.cameras]
         return {
-            name: check_size(to_array(deserialize(self._images[name][2], Image), name), height, width, name)
-            for name in self._policy.spec.cameras
+            camera.name: check_size(
+                to_array(deserialize(self._images[camera.name][2], Image), camera.name), camera.height, camera.width, camera.name
+            )
+            for camera in cameras
         }
 
     # Lockstep: one command for each frame.

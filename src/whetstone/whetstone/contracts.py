@@ -16,6 +16,17 @@ PolicyMode = Literal["greedy", "sampled", "exploring"]
 a learner can tell what made the difference, e.g. with noise that lasts for the episode."""
 
 
+ActionSpace = Literal["joint_position", "joint_delta", "end_effector_pose", "end_effector_delta"]
+"""What the columns of a chunk mean; the last one is the gripper's opening in [0, 1], 1 open, in every space.
+
+joint_position: absolute joint targets, rad, in profile order.
+joint_delta: joint targets less the joint positions of the observation that the chunk answers, rad (openpi's delta actions).
+end_effector_pose: where the point between the fingers shall be, x, y, z, m, and its rotation vector, rad, in the frame that the base stands in.
+end_effector_delta: how far it shall move in this control period, x, y, z, m, and by which rotation vector, rad, both in that frame, from
+    where the row before wanted it; the first row's from where it is in the observation (OpenVLA's actions).
+"""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What a policy sees at one control step.
@@ -34,7 +45,7 @@ class Observation:
 class Chunk:
     """One inference: commands for the next control periods.
 
-    actions: (horizon, joints + 1) float32: absolute joint targets (rad), last column gripper opening in [0, 1].
+    actions: (horizon, columns) float32 in the policy's `action_space`: joints + 1 columns, or 7 of the end effector and the gripper.
     latent: the policy's record of how it sampled, any shape, or None. It travels in Action.latent (flattened) and
         comes back to the learner, so that an update needs no second guess at what the policy did.
     log_probability: of the sample under the policy, or NaN where the policy cannot say.
@@ -49,19 +60,26 @@ class Chunk:
 class PolicySpec:
     """What a policy declares before it runs.
 
-    cameras: names it needs, image_size: (height, width) of each; joints: names in column order (without the gripper);
+    cameras: names it needs, image_size: (height, width) of each, None where it takes any; joints: names of what it drives, in profile
+    order (without the gripper); action_space: what the columns of its chunks mean;
     horizon: rows per chunk; execute: rows to run before the next inference; rate: control rate in Hz.
     config_hash: identifies the configuration that weights must match.
     """
 
     policy_id: str
     cameras: tuple[str, ...]
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     joints: tuple[str, ...]
     horizon: int
     execute: int
     rate: float
     config_hash: str
+    action_space: ActionSpace = "joint_position"
+
+    @property
+    def columns(self) -> int:
+        """Of a chunk."""
+        return len(self.joints) + 1 if self.action_space.startswith("joint") else 7
 
 
 @runtime_checkable
