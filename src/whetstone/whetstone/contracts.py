@@ -21,7 +21,8 @@ ActionSpace = Literal["joint_position", "joint_delta", "end_effector_pose", "end
 
 joint_position: absolute joint targets, rad, in profile order.
 joint_delta: joint targets less the joint positions of the observation that the chunk answers, rad (openpi's delta actions).
-end_effector_pose: where the point between the fingers shall be, x, y, z, m, and its rotation vector, rad, in the frame that the base stands in.
+end_effector_pose: where the point between the fingers shall be, x, y, z, m, and its rotation vector, rad, in the frame that the base
+    stands in.
 end_effector_delta: how far it shall move in this control period, x, y, z, m, and by which rotation vector, rad, both in that frame, from
     where the row before wanted it; the first row's from where it is in the observation (OpenVLA's actions).
 """
