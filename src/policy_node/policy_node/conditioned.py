@@ -23,8 +23,9 @@ from torch import nn
 from policy_node.flow_network import FlowNetwork
 from policy_node.flow_vla import FlowVLAPolicy
 from policy_node.inner import load_inner
+from policy_node.real_time_chunking import Flow
 from whetstone.config import config_hash, parse
-from whetstone.contracts import Chunk, Observation, PolicyMode
+from whetstone.contracts import Chunk, Observation, PolicyMode, Underway
 from whetstone.profile import RobotProfile
 
 _SOURCE = "config/policies/conditioned.yaml"
@@ -69,18 +70,18 @@ class ConditionedNetwork(FlowNetwork):
         """(B, width), as `context` of inputs."""
         return self.context[1:](self.context[0](inputs) + _GAIN * vector)
 
-    def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: torch.Tensor) -> torch.Tensor:
-        """As FlowNetwork.sample, positive."""
-        chunk, plain = noise, self.context(inputs)
-        positive = self._told(inputs, self.advantage["positive"])
-        for step in range(steps):
-            time = torch.full((len(noise),), step / steps, device=noise.device)
-            velocity = self._velocity(positive, chunk, time, scale)
-            if self.guidance != 1:
-                without = self._velocity(plain, chunk, time, scale)
-                velocity = without + self.guidance * (velocity - without)
-            chunk = chunk + velocity / steps
-        return chunk
+    def flow(self, inputs: torch.Tensor, scale: torch.Tensor) -> Flow:
+        """As FlowNetwork.flow, positive."""
+        plain, positive = self.context(inputs), self._told(inputs, self.advantage["positive"])
+
+        def velocity(chunk: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            found = self._velocity(positive, chunk, time, scale)
+            if self.guidance == 1:
+                return found
+            without = self._velocity(plain, chunk, time, scale)
+            return without + self.guidance * (found - without)
+
+        return velocity
 
 
 class ConditionedPolicy:
@@ -107,6 +108,9 @@ class ConditionedPolicy:
     def act(self, observation: Observation) -> Chunk:
         """latent: as FlowVLAPolicy's."""
         return self.inner.act(observation)
+
+    def inpaint(self, observation: Observation, underway: Underway) -> Chunk:
+        return self.inner.inpaint(observation, underway)
 
     def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:
         """As FlowVLAPolicy.encode."""

@@ -7,21 +7,35 @@ Does not depend on rclpy, on a policy or on the clock of this machine.
 
 from __future__ import annotations
 
+import math
+from collections import deque
+
 import numpy as np
 
+from whetstone.contracts import Underway
+
 NANOSECONDS = 1_000_000_000
+REMEMBERED = 10
+"""Delays of inferences that the next one's is foretold from (real-time chunking's buffer)."""
 
 
 class ChunkExecution:
-    """Decides when to infer and which row to send; never asks for two inferences of the same step.
+    """Decides when to infer and which row to send; never asks for two inferences of the same step, nor for one while another is made.
 
     execute: rows to run before the next inference; horizon: rows in a chunk; rate: control rate in Hz.
+    waits: the arm rests while the policy thinks, and a chunk begins when it arrives. Otherwise (asynchronous inference) it goes on along
+        the chunk in use, and a new one takes over at the row that belongs to the time since its observation.
+    ensemble: None: the newest chunk commands. Else the m of temporal ensembling (Zhao et al., arXiv 2304.13705, section IV.B): all chunks
+        that speak of a step are averaged with the weights exp(-m i), i = 0 the oldest.
 
-    Inferences are due at steps that are multiples of `execute`; when such a step was missed (a slow policy, a lost
-    frame) the next seen step is due instead and the grid stays where it was.
+    Inferences are due at steps that are multiples of `execute` (waiting: `execute` steps after the chunk began); when such a step was
+    missed (a slow policy, a lost frame) the next seen step is due instead and the grid stays where it was.
+
+    jump: how far the newest chunk lay from the one in use at the step where it took over, the largest of all columns but the gripper's, in
+    their unit (rad); NaN where there was none. delay: control periods from its observation to there.
     """
 
-    def __init__(self, execute: int, horizon: int, rate: float) -> None:
+    def __init__(self, execute: int, horizon: int, rate: float, *, waits: bool = False, ensemble: float | None = None) -> None:
         if execute < 1 or horizon < execute:
             raise ValueError(f"need 1 <= execute <= horizon, got execute {execute} and horizon {horizon}")
         if not rate > 0:
@@ -29,6 +43,8 @@ class ChunkExecution:
         self.execute = execute
         self.horizon = horizon
         self.rate = rate
+        self._waits, self._ensemble = waits, ensemble
+        self._delays: deque[int] = deque(maxlen=REMEMBERED)  # outlives an episode: the policy stays as slow
         self._start: int | None = None
         self.stop()
 
@@ -42,8 +58,8 @@ class ChunkExecution:
         self._start = None
         self._next_due = 0
         self._in_flight: int | None = None
-        self._chunk_index = 0
-        self._actions: np.ndarray | None = None
+        self._chunks: list[tuple[int, np.ndarray]] = []  # step of the first row, rows; the newest last
+        self.jump, self.delay = math.nan, 0
 
     @property
     def running(self) -> bool:
@@ -66,18 +82,40 @@ class ChunkExecution:
         self._in_flight = index
         self._next_due = (index // self.execute + 1) * self.execute
 
-    def finish(self, index: int, actions: np.ndarray) -> bool:
-        """Take its result, (horizon, columns). False when the episode it belongs to is over: the result is dropped."""
+    def underway(self, index: int) -> Underway | None:
+        """What the arm does from this step on, for an inference on its observation; None: nothing, or it waits."""
+        if self._waits or not self._chunks:
+            return None
+        first, actions = self._chunks[-1]
+        rest = actions[max(index - first, 0) :]
+        return Underway(rest, min(max(self._delays, default=0), len(rest))) if len(rest) else None
+
+    def finish(self, index: int, actions: np.ndarray, now: int | None = None) -> bool:
+        """Take its result, (horizon, columns). now: the step that is commanded next; None: the observation's own. False when the episode it
+        belongs to is over: the result is dropped."""
         if self._in_flight != index:
             return False
         self._in_flight = None
-        self._chunk_index = index
-        self._actions = actions
+        now = index if now is None else max(now, index)
+        self.delay = now - index
+        self._delays.append(self.delay)
+        before = self.row(now)
+        first = now if self._waits else index
+        if self._waits:
+            self._next_due = now + self.execute
+        kept = self._chunks if self._ensemble is not None else []
+        self._chunks = [*((begun, rows) for begun, rows in kept if begun + len(rows) > now), (first, actions)]
+        new = actions[now - first] if now - first < len(actions) else None
+        self.jump = math.nan if before is None or new is None else float(np.abs(new - before)[:-1].max(initial=0.0))
         return True
 
     def row(self, index: int) -> np.ndarray | None:
         """Target for the period that begins at this step, (columns,); None: there is none, hold."""
-        if self._actions is None:
+        end = self.execute if self._waits else self.horizon
+        rows = [actions[index - first] for first, actions in self._chunks if 0 <= index - first < min(end, len(actions))]
+        if not rows:
             return None
-        offset = index - self._chunk_index
-        return self._actions[offset] if 0 <= offset < len(self._actions) else None
+        if self._ensemble is None:
+            return rows[-1]
+        weights = np.exp(-self._ensemble * np.arange(len(rows)))
+        return np.tensordot(weights / weights.sum(), np.stack(rows), 1)

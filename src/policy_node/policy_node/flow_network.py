@@ -11,6 +11,7 @@ import math
 import torch
 from torch import nn
 
+from policy_node.real_time_chunking import Flow
 from whetstone.text import TextEncoder
 
 
@@ -106,11 +107,16 @@ class FlowNetwork(nn.Module):
 
     def sample(self, inputs: torch.Tensor, noise: torch.Tensor, steps: int, scale: torch.Tensor) -> torch.Tensor:
         """Euler integration from noise (B, .), whose rows have the standard deviations `scale` (B,), to chunks (B, horizon * columns)."""
-        chunk, context = noise, self.context(inputs)  # what is seen does not change on the way
+        chunk, flow = noise, self.flow(inputs, scale)
         for step in range(steps):
             time = torch.full((len(noise),), step / steps, device=noise.device)
-            chunk = chunk + self._velocity(context, chunk, time, scale) / steps
+            chunk = chunk + flow(chunk, time) / steps
         return chunk
+
+    def flow(self, inputs: torch.Tensor, scale: torch.Tensor) -> Flow:
+        """The velocity before these inputs, from noise of these standard deviations (B,)."""
+        context = self.context(inputs)  # what is seen does not change on the way
+        return lambda chunk, time: self._velocity(context, chunk, time, scale)
 
     def normalise(self, actions: torch.Tensor, proprioception: torch.Tensor) -> torch.Tensor:
         """Absolute actions (B, horizon, columns) and measured state (B, columns) -> chunk (B, horizon * columns)."""

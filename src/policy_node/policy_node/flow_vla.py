@@ -19,9 +19,10 @@ from safetensors.torch import save_file
 from policy_node.flow_network import FlowNetwork
 from policy_node.localiser import Localiser
 from policy_node.parameters import put, taken
+from policy_node.real_time_chunking import inpaint, prefix_weights
 from whetstone.assets import asset_path
 from whetstone.config import config_hash, parse
-from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec
+from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec, Underway
 from whetstone.errors import AssetError
 from whetstone.profile import RobotProfile
 from whetstone.vision import CAMERAS, IMAGE_SIZE, VisionEncoder
@@ -123,15 +124,23 @@ class FlowVLAPolicy:
     def _draw(self) -> np.ndarray:
         return self._scale * self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
 
-    @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
         """latent: the initial noise of the flow, (horizon * columns,) float32."""
+        return self._act(observation, None)
+
+    def inpaint(self, observation: Observation, underway: Underway) -> Chunk:
+        """As act, guided to what the arm does meanwhile (real_time_chunking.py)."""
+        return self._act(observation, underway)
+
+    @torch.no_grad()
+    def _act(self, observation: Observation, underway: Underway | None) -> Chunk:
         inputs = self.see(observation)
         noise = self._draw() if self._kept is None else self._kept
         if self._kept is None:
-            chunk = self._sample(inputs, noise, [self._scale])
+            chunk = self._sample(inputs, noise, [self._scale], observation, underway)
         else:
-            chunk, greedy = self._sample(inputs.expand(2, -1), np.concatenate([noise, np.zeros_like(noise)]), [self._scale, 0.0]).split(1)
+            both = np.concatenate([noise, np.zeros_like(noise)])
+            chunk, greedy = self._sample(inputs.expand(2, -1), both, [self._scale, 0.0], observation, underway).split(1)
             chunk = greedy + self.config.exploration * (chunk - greedy)
         return Chunk(actions=self.execute(observation, chunk), latent=noise[0])
 
@@ -161,9 +170,19 @@ class FlowVLAPolicy:
     def _state(self, observation: Observation) -> torch.Tensor:
         return torch.from_numpy(np.asarray(observation.proprioception, np.float32))[None].to(self.device)
 
-    def _sample(self, inputs: torch.Tensor, noise: np.ndarray, scales: list[float]) -> torch.Tensor:
+    def _sample(
+        self, inputs: torch.Tensor, noise: np.ndarray, scales: list[float], observation: Observation, underway: Underway | None
+    ) -> torch.Tensor:
         start = torch.from_numpy(noise).to(self.device)
-        return self.network.sample(inputs, start, self.config.flow_steps, torch.tensor(scales, dtype=start.dtype, device=self.device))
+        scale = torch.tensor(scales, dtype=start.dtype, device=self.device)
+        if underway is None:
+            return self.network.sample(inputs, start, self.config.flow_steps, scale)
+        rows = np.zeros((self.config.horizon, self.columns), np.float32)
+        rows[: len(underway.actions)] = underway.actions
+        wanted = self.network.normalise(torch.from_numpy(rows)[None].to(self.device), self._state(observation))
+        weights = prefix_weights(self.config.horizon, underway.delay, len(underway.actions)).astype(np.float32)
+        firmly = torch.from_numpy(weights).to(self.device).repeat_interleave(self.columns)
+        return inpaint(self.network.flow(inputs, scale), start, wanted.expand(len(start), -1), firmly, self.config.flow_steps)
 
     @torch.no_grad()
     def encode(self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: str) -> torch.Tensor:

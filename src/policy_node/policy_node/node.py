@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import math
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rclpy.action import ActionClient
@@ -26,10 +27,11 @@ from whetstone_msgs.msg import Guard as GuardMessage
 
 from policy_node.commands import ARM_COMMAND, ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
+from policy_node.pace import Pace
 from policy_node.weights import WeightsReceiver
 from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
-from whetstone.contracts import Chunk, Observation, Policy, PolicyMode
+from whetstone.contracts import Chunk, InpaintingPolicy, Observation, Policy, PolicyMode, Underway
 from whetstone.errors import ConfigError, InputError, PeerError
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard, GuardResult
@@ -63,6 +65,9 @@ class Parameters:
     realtime: command by the wall clock instead of answering frames. deadline: seconds that a running episode waits for an
     observation before the node fails and names what is missing. device: torch device of the policy. weights_key: file of the key that
     announcements of weights must be signed with; empty: anybody's are taken. gated: commands go through the watchdog, not to the driver.
+    inference, real time only: asynchronous: the arm goes on along its chunk while the policy thinks; synchronous: it rests meanwhile.
+    chunking: what becomes of two chunks that speak of one step. switch: the newer one commands; rtc: it was made to go on from the other
+    (real_time_chunking.py); ensemble: their mean, the older ones weighing more (ensemble_decay: m of exp(-m i)).
     """
 
     robot: str
@@ -73,6 +78,9 @@ class Parameters:
     deadline: float = field(default=20.0, metadata={"gt": 0})
     device: str = "cpu"
     gated: bool = False
+    inference: Literal["asynchronous", "synchronous"] = "asynchronous"
+    chunking: Literal["switch", "rtc", "ensemble"] = "switch"
+    ensemble_decay: float = field(default=0.01, metadata={"ge": 0})
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._arm = ArmCommand(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
         spec = self._policy.spec
-        self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate)
+        self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
+        ensemble = p.ensemble_decay if p.chunking == "ensemble" else None
+        waits = p.realtime and p.inference == "synchronous"
+        self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate, waits=waits, ensemble=ensemble)
+        self._pace = Pace()
+        self._commanded = math.nan  # when the last command of this episode left, s, in real time
         self._use = threading.RLock()  # of the policy and the execution, between the worker and the callbacks
         self._episode: Episode | None = None
         self._begun = ""
@@ -180,6 +193,14 @@ class PolicyNode(WhetstoneNode[Parameters]):
                     f"but camera '{name}' of robot '{profile.name}' gives {camera.width}x{camera.height}"
                 )
 
+    def _inpaints(self, source: str) -> InpaintingPolicy:
+        spec = self._policy.spec
+        if not isinstance(self._policy, InpaintingPolicy):
+            raise ConfigError(f"{source}: policy '{spec.policy_id}' cannot go on from another chunk; choose chunking:=switch or ensemble")
+        if spec.action_space.endswith("delta"):
+            raise ConfigError(f"{source}: chunking:=rtc needs actions that are not relative; these are {spec.action_space}")
+        return self._policy
+
     def _self_test(self) -> None:
         """One inference at the home pose before grey images: shape and values must be usable. Raises InputError."""
         spec = self._policy.spec
@@ -223,6 +244,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         with self._use:
             running = self._execution.running
             self._execution.stop()
+            self._commanded = math.nan
             self._gripper_goal = None
         if running and self.parameters.realtime and self._previous is not None:
             joints = self._previous.command[:-1]
@@ -267,7 +289,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
         if self._execution.due(index):
             if any(name not in self._images or self._images[name][0] != measured.stamp for name in self._policy.spec.cameras):
                 return  # the other parts of this frame are still under way
-            self._infer(index, Observation(measured.stamp, self._decode(), measured.proprioception))
+            self._execution.begin(index)
+            observation = Observation(measured.stamp, self._decode(), measured.proprioception)
+            self._finish(index, observation, self._think(observation, self._execution.underway(index)))
         self._unanswered = False
         self._observed = time.monotonic()
         self._command(index, measured, measured.stamp, 0.0)
@@ -288,7 +312,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._observed = now
                 self._execution.begin(seen)
                 observation = Observation(measured.stamp, self._decode(), measured.proprioception)
-                self._jobs.put(lambda: self._infer(seen, observation, begun=True))
+                underway = self._execution.underway(seen)
+                self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway)))
+            self._pace.jitter.add(abs(now - self._commanded - self._profile.period))
+            self._commanded = now
             stamp = measured.stamp + int(age * 1e9)
             self._command(self._execution.index(stamp), measured, stamp, age)
 
@@ -308,20 +335,43 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     # Both.
 
-    def _infer(self, index: int, observation: Observation, begun: bool = False) -> None:
-        if not begun:
-            self._execution.begin(index)
+    def _think(self, observation: Observation, underway: Underway | None) -> tuple[Chunk, float]:
+        """A chunk, and the seconds that it took."""
         began = time.perf_counter()
-        chunk = self._policy.act(observation)
-        latency = time.perf_counter() - began
+        if self._inpainting is not None and underway is not None:
+            chunk = self._inpainting.inpaint(observation, underway)
+        else:
+            chunk = self._policy.act(observation)
+        return chunk, time.perf_counter() - began
+
+    def _finish(self, index: int, observation: Observation, thought: tuple[Chunk, float]) -> None:
+        """Take the chunk of this step's observation into use."""
+        chunk, latency = thought
         if not np.isfinite(chunk.actions).all() and self._receiver.version:
             self._broken = f"actions of version {self._receiver.version} are not finite"
         with self._use:
-            if not self._execution.finish(index, chunk.actions):
+            if not self._execution.finish(index, chunk.actions, self._next_step() if self.parameters.realtime else None):
                 return
             self._publish_action(observation.stamp, chunk, latency)
+        self._pace.inference.add(latency)
+        self._pace.jump.add(self._execution.jump)
         self.counters["inferences"] = self.counters.get("inferences", 0) + 1
-        self.counters["inference_ms"] = round(latency * 1e3, 3)
+        self.counters |= self._pace.figures()
+        spare = self._policy.spec.horizon - self._policy.spec.execute
+        if self._execution.delay > spare and self.parameters.inference == "asynchronous":
+            self.counters["chunks_too_late"] = self.counters.get("chunks_too_late", 0) + 1
+            self.get_logger().warning(
+                f"the policy took {self._execution.delay} control periods, but its chunks have only {spare} rows beside those that are "
+                "run: the arm waited for it. Lower 'execute' in the policy's YAML, or give the policy a faster machine",
+                throttle_duration_sec=10.0,
+            )
+
+    def _next_step(self) -> int:
+        """The step that the next command is for."""
+        measured = self._measured
+        if measured is None or not self._execution.running:
+            return 0
+        return self._execution.index(measured.stamp + int((time.monotonic() - measured.arrival) * 1e9)) + 1
 
     def _command(self, index: int, measured: Measured, stamp: int, age: float) -> None:
         """Guard the row of this step and send it."""
@@ -426,6 +476,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         message.latent = _floats(chunk.latent) if chunk.latent is not None else array.array("f")
         message.log_probability = float(chunk.log_probability)
         message.latency = latency
+        message.delay, message.seam_jump = self._execution.delay, self._execution.jump
         self._action_records.publish(message)
 
     def _watch(self) -> None:

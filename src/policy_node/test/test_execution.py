@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -97,3 +99,82 @@ def test_begin_refuses_what_is_not_due() -> None:
 def test_bad_settings(execute: int, horizon: int, rate: float) -> None:
     with pytest.raises(ValueError):
         ChunkExecution(execute, horizon, rate)
+
+
+def test_a_chunk_takes_over_at_the_row_of_its_time_and_says_how_far_it_jumps() -> None:
+    execution = ChunkExecution(4, 12, 20.0)
+    execution.start(0)
+    execution.begin(0)
+    execution.finish(0, np.tile([[0.0, 0.0, 1.0]], (12, 1)))
+    assert math.isnan(execution.jump) and execution.delay == 0
+    execution.begin(4)
+    assert execution.finish(4, np.tile([[0.25, -0.5, 0.0]], (12, 1)), now=7)
+    assert execution.delay == 3
+    assert execution.jump == 0.5  # not the gripper's 1
+    row = execution.row(7)
+    assert row is not None and row[0] == 0.25
+    assert execution.row(15) is not None and execution.row(16) is None  # the 12 rows belong to steps 4 to 15
+
+
+def test_what_is_underway_is_the_rest_of_the_chunk_and_the_longest_delay_of_late() -> None:
+    execution = ChunkExecution(4, 8, 20.0)
+    execution.start(0)
+    assert execution.underway(0) is None
+    execution.begin(0)
+    execution.finish(0, chunk(0, 8), now=2)
+    execution.begin(4)
+    underway = execution.underway(4)
+    assert underway is not None and underway.delay == 2
+    assert underway.actions[:, 0].tolist() == [4, 5, 6, 7]
+    execution.finish(4, chunk(4, 8), now=5)
+    later = execution.underway(11)
+    assert later is not None and (len(later.actions), later.delay) == (1, 1)  # no more delay than there are rows
+
+
+@given(st.integers(1, 5), st.lists(st.integers(0, 4), min_size=1, max_size=12))
+def test_waiting_the_arm_rests_while_the_policy_thinks_and_no_row_is_left_out(execute: int, delays: list[int]) -> None:
+    execution = ChunkExecution(execute, execute + 2, 20.0, waits=True)
+    execution.start(0)
+    index = 0
+    for delay in delays:
+        assert execution.due(index)
+        execution.begin(index)
+        assert execution.underway(index) is None
+        for _ in range(delay):
+            assert execution.row(index) is None
+            index += 1
+        execution.finish(index - delay, chunk(0, execute + 2), now=index)
+        done = []
+        while (row := execution.row(index)) is not None:
+            assert not execution.due(index)
+            done.append(row[0])
+            index += 1
+        assert done == list(range(execute))
+
+
+@given(st.floats(0.0, 2.0), st.integers(1, 4))
+def test_an_ensemble_is_the_weighted_mean_of_all_that_was_said_of_a_step(m: float, execute: int) -> None:
+    execution = ChunkExecution(execute, 8, 20.0, ensemble=m)
+    execution.start(0)
+    said: dict[int, list[float]] = {}
+    for number, step in enumerate(range(0, 6 * execute, execute)):
+        execution.begin(step)
+        actions = np.full((8, 2), float(number))
+        execution.finish(step, actions)
+        for row in range(8):
+            said.setdefault(step + row, []).append(float(number))
+        for index in range(step, step + execute):
+            weights = np.exp(-m * np.arange(len(said[index])))
+            row = execution.row(index)
+            assert row is not None and row[0] == pytest.approx(np.average(said[index], weights=weights))
+
+
+def test_agreeing_chunks_make_an_ensemble_of_the_same_and_no_jump() -> None:
+    execution = ChunkExecution(2, 6, 20.0, ensemble=0.01)
+    execution.start(0)
+    for step in (0, 2, 4):
+        execution.begin(step)
+        execution.finish(step, np.repeat(chunk(step, 6), 2, axis=1))
+        row = execution.row(step)
+        assert row is not None and row[0] == pytest.approx(step)
+    assert execution.jump == pytest.approx(0)

@@ -137,7 +137,11 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if mode != "sim":
         if realtime:
             specific["watchdog"] = ("policy_node", "watchdog", {})
-        specific["policy"] = ("policy_node", "policy_node", {"gated": realtime})
+        specific["policy"] = (
+            "policy_node",
+            "policy_node",
+            {"gated": realtime, "inference": values["inference"], "chunking": values["chunking"]},
+        )
     if mode == "refine" and "learner" not in without:
         specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values))
     if mode != "sim":

@@ -58,6 +58,18 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Underway:
+    """What the arm does while the policy thinks.
+
+    actions: (rows, columns): the rest of the chunk in use, from the step of the observation on; rows <= horizon. delay: how many of them
+    will be done before the new chunk takes over, as far as can be told from inferences before.
+    """
+
+    actions: np.ndarray
+    delay: int
+
+
+@dataclass(frozen=True)
 class PolicySpec:
     """What a policy declares before it runs.
 
@@ -107,6 +119,13 @@ class Policy(Protocol):
     def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
         """Replace them all at once; raises ValueError naming the first tensor that differs in name or shape."""
         ...
+
+
+@runtime_checkable
+class InpaintingPolicy(Policy, Protocol):
+    """A policy whose new chunk can go on from the one in use: what real-time chunking asks for."""
+
+    def inpaint(self, observation: Observation, underway: Underway) -> Chunk: ...
 
 
 @runtime_checkable
