@@ -34,7 +34,7 @@ from whetstone.contracts import Chunk, PolicySpec, UpdateReport
 
 
 class Policy:
-    """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference."""
+    """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference. STAND_IN_THINKS: s."""
 
     def __init__(self, config, profile):
         self.profile = profile
@@ -50,6 +50,7 @@ class Policy:
         self.count = 0
 
     def act(self, observation):
+        time.sleep(float(os.environ.get("STAND_IN_THINKS", "0")))
         actions = np.repeat(observation.proprioception[None], 6, axis=0)
         actions[:, 0] += self.state["bias"][0] * np.arange(1, 7)
         actions[:, -1] = self.count < 2

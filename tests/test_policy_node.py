@@ -11,6 +11,7 @@ pytest.importorskip("rclpy")
 
 from control_msgs.action import ParallelGripperCommand
 from graph import PERIOD, Graph
+from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionServer, GoalResponse
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -210,3 +211,41 @@ def test_real_time_commands_at_its_own_rate_and_holds_on_stale_observations(robo
     r.graph.until(lambda: any("stale" in reason for guard in r.guards for reason in guard.reasons))
     assert any(guard.held for guard in r.guards)
     assert r.graph.processes["policy"].poll() is None
+
+
+@pytest.mark.parametrize("inference", ["asynchronous", "synchronous"])
+def test_a_policy_that_thinks_for_long(robot, monkeypatch, inference) -> None:
+    """Asynchronous: the arm goes on along its chunk, and the next one takes over later than it was asked for; synchronous: it waits."""
+    monkeypatch.setenv("STAND_IN_THINKS", "0.06")
+    r = robot(realtime=True, inference=inference)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    began, sent = time.monotonic(), 0
+
+    def paced(actions: int) -> bool:
+        nonlocal sent
+        while time.monotonic() - began > sent * PERIOD / 1e9:
+            r.frame(START + sent * PERIOD)
+            sent += 1
+        return len(r.actions) >= actions
+
+    r.graph.until(lambda: paced(6))
+    waited = [guard for guard in r.guards if any("the policy has no command" in reason for reason in guard.reasons)]
+    later = r.actions[2:]
+    assert all(action.delay >= 1 for action in later)  # 0.06 s are more than a period
+    if inference == "asynchronous":
+        assert any(np.isfinite(action.seam_jump) for action in later)  # the chunk before still had rows: it went on along them
+    else:
+        assert all(np.isnan(action.seam_jump) for action in later)  # it came from rest
+        assert len(waited) >= len(later)
+
+
+def test_a_policy_that_cannot_go_on_from_another_chunk_is_named(tmp_path, domain) -> None:
+    graph = Graph(tmp_path, domain)
+    try:
+        graph.start("policy_node", "policy_node", "policy", active=False, policy=graph.stand_in, chunking="rtc")
+        with pytest.raises(AssertionError):
+            graph.transition("policy", Transition.TRANSITION_CONFIGURE)
+        assert graph.until_exit("policy") == 2
+        assert "policy 'stand_in' cannot go on from another chunk; choose chunking:=switch or ensemble" in graph.log("policy")
+    finally:
+        graph.close()
