@@ -26,6 +26,7 @@ setup(
             "stochastic = policy_node.stochastic:StochasticPolicy",
             "conditioned = policy_node.conditioned:ConditionedPolicy",
             "residual = policy_node.residual:ResidualPolicy",
+            "delayed = policy_node.delayed:DelayedPolicy",
         ],
     },
 )

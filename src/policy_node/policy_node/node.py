@@ -254,14 +254,18 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _on_image(self, camera: str, data: bytes) -> None:
         self._images[camera] = (stamp_of_raw(data), time.monotonic(), data)
-        if self._unanswered and not self.parameters.realtime:
+        if self.parameters.realtime:
+            self._consider(together=True)
+        elif self._unanswered:
             self._answer()
 
     def _on_joints(self, message: JointState) -> None:
         stamp = to_ns(message.header.stamp)
         self._measured = Measured(stamp, self._profile.proprioception(list(message.name), message.position), time.monotonic())
         self._unanswered = True
-        if not self.parameters.realtime:
+        if self.parameters.realtime:
+            self._consider(together=True)
+        else:
             self._answer()
 
     def _decode(self) -> dict[str, np.ndarray]:
@@ -307,23 +311,32 @@ class PolicyNode(WhetstoneNode[Parameters]):
         with self._use:
             if not self._execution.running or self._execution.index(measured.stamp) < 0:
                 return
-            seen = self._execution.index(measured.stamp)
-            if self._execution.due(seen) and self._fresh(now):
-                self._observed = now
-                self._execution.begin(seen)
-                observation = Observation(measured.stamp, self._decode(), measured.proprioception)
-                underway = self._execution.underway(seen)
-                self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway)))
+            if age > self._profile.period / 2:
+                self._consider(together=False)
             self._pace.jitter.add(abs(now - self._commanded - self._profile.period))
             self._commanded = now
             stamp = measured.stamp + int(age * 1e9)
             self._command(self._execution.index(stamp), measured, stamp, age)
 
-    def _fresh(self, now: float) -> bool:
-        limit = self._profile.guard.stale_after
-        return self._measured is not None and all(
-            name in self._images and now - self._images[name][1] <= limit for name in self._policy.spec.cameras
-        )
+    def _consider(self, together: bool) -> None:
+        """Begin to think about what is seen, if a chunk is due. together: only where images and joint state are of one moment; without it
+        the newest of each are taken, for cameras that are slower than the joint states."""
+        measured, now = self._measured, time.monotonic()
+        images = [self._images.get(name) for name in self._policy.spec.cameras]
+        with self._use:
+            if measured is None or not self._execution.running:
+                return
+            seen = self._execution.index(measured.stamp)
+            if seen < 0 or not self._execution.due(seen):
+                return
+            apart, limit = self._profile.period_ns // 2, self._profile.guard.stale_after
+            if any(one is None or now - one[1] > limit or (together and abs(one[0] - measured.stamp) > apart) for one in images):
+                return
+            self._observed = now
+            self._execution.begin(seen)
+            observation = Observation(measured.stamp, self._decode(), measured.proprioception)
+            underway = self._execution.underway(seen)
+            self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway)))
 
     def _work(self) -> None:
         """The worker thread of real time."""

@@ -1,0 +1,1 @@
+"""How evenly, how soon and how smoothly commands reach the arm in real time: see __main__.py."""
