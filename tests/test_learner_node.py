@@ -12,7 +12,7 @@ pytest.importorskip("rclpy")
 
 from graph import PERIOD, Graph
 from sensor_msgs.msg import Image, JointState
-from whetstone_msgs.msg import Action, Episode, Reward, Update
+from whetstone_msgs.msg import Action, Command, Episode, Reward, Update
 
 from whetstone.images import to_message
 from whetstone.profile import load_profile
@@ -31,9 +31,10 @@ class Peers:
         node = graph.node
         self.graph = graph
         self.store = RolloutStore(graph.tmp_path / "run" / "rollouts")
+        self.human: tuple[int, ...] = ()
         self.cameras = {camera.name: node.create_publisher(Image, camera.topic, camera_qos(False)) for camera in PROFILE.cameras}
         self.joints = node.create_publisher(JointState, PROFILE.joint_states, joints_qos(False))
-        self.commands = node.create_publisher(JointState, "policy/command", EVENT)
+        self.commands = node.create_publisher(Command, "policy/command", EVENT)
         self.actions = node.create_publisher(Action, "policy/action", EVENT)
         self.rewards = node.create_publisher(Reward, "reward", EVENT)
 
@@ -52,7 +53,8 @@ class Peers:
         message = JointState(name=NAMES, position=[0.01 * index] * 5 + [PROFILE.gripper.open])
         message.header.stamp = to_stamp(stamp)
         self.joints.publish(message)
-        self.commands.publish(message)
+        source = Command.SOURCE_HUMAN if index in self.human else Command.SOURCE_POLICY
+        self.commands.publish(Command(header=message.header, source=source, names=message.name, position=message.position))
         if index % 2 == 0:
             action = Action(episode_id=episode_id, names=NAMES, horizon=2, chunk=[0.5] * 12, policy_version=3, latent=[float(index)])
             action.header.stamp = to_stamp(stamp)
@@ -81,6 +83,7 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         peers.start()
         graph.say(Episode.PHASE_RUNNING, "train-000-0000", START)
         graph.until(lambda: peers.running("train-000-0000") > 0)
+        peers.human = (3,)
         for index in range(5):
             peers.step("train-000-0000", index)
             peers.reward("train-000-0000", index, 0.1 * index) if index != 2 else None
@@ -90,6 +93,7 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         graph.until(lambda: peers.store.list() == ["train-000-0000"])
         before = peers.store.read("train-000-0000")
         np.testing.assert_array_equal(before.rewards["total"], np.array([0, np.nan, 0.4], np.float32))
+        assert before.steps["intervention"].tolist() == [False, False, False, True, False]
         frames = peers.store.frames("train-000-0000")
         assert frames is not None and len(frames.stamps("wrist")) == 5 and abs(int(frames.read("wrist", START)[0, 0, 0]) - 100) < 3
         assert not (peers.store.root / "running" / "train-000-0000").exists()

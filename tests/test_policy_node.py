@@ -15,7 +15,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionServer, GoalResponse
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Action, Episode
+from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 
 from whetstone.images import to_message
@@ -249,3 +249,45 @@ def test_a_policy_that_cannot_go_on_from_another_chunk_is_named(tmp_path, domain
         assert "policy 'stand_in' cannot go on from another chunk; choose chunking:=switch or ensemble" in graph.log("policy")
     finally:
         graph.close()
+
+
+def test_a_human_takes_over_at_once_and_the_policy_goes_on_with_a_fresh_look(robot) -> None:
+    r = robot()
+    records = []
+    r.graph.node.create_subscription(Command, "policy/command", records.append, EVENT)
+    teleop = r.graph.node.create_publisher(JointState, "teleop/command", COMMAND)
+    r.graph.until_matched(teleop)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    for index in range(4):
+        r.step(index)
+
+    wanted = PROFILE.home.copy()
+    wanted[1] += 0.15
+
+    def drive(index: int) -> np.ndarray:
+        names = [*PROFILE.joint_names, PROFILE.gripper.joint]
+        teleop.publish(JointState(name=names, position=[*map(float, wanted), PROFILE.gripper.open]))
+        r.graph.until(lambda: time.sleep(0.02) is None)  # so that it is heard before the frame
+        r.frame(START + index * PERIOD)
+        r.graph.until(lambda: r.answered(START + index * PERIOD))
+        return np.array(r.commands[-1].points[0].positions)
+
+    commands = [drive(index) for index in range(4, 8)]
+    moved = np.array([command[1] - PROFILE.home[1] for command in commands])
+    assert (np.diff(moved) >= 0).all() and 0 < moved[0] < 0.1  # towards the human's device, at the guard's pace: no jump
+    assert moved[-1] == pytest.approx(0.15, abs=1e-6)
+    assert commands[-1][0] < 0.02 + PROFILE.home[0]  # the policy would have gone on to 0.03
+    r.graph.until(lambda: len(records) >= 8)
+    assert [record.source for record in records[:8]] == [Command.SOURCE_POLICY] * 4 + [Command.SOURCE_HUMAN] * 4
+
+    # What is no target of this arm counts for nothing, and does no harm.
+    time.sleep(0.3)
+    teleop.publish(JointState(name=["elbow"], position=[0.3]))
+    inferences = len(r.actions)
+    r.step(8)  # the human let go: the arm holds for this frame,
+    r.step(9)  # and the policy looks anew at the next
+    r.graph.until(lambda: len(r.actions) > inferences)
+    assert to_ns(r.actions[-1].header.stamp) == START + 9 * PERIOD
+    r.graph.until(lambda: len(records) >= 10)
+    assert [record.source for record in records[8:10]] == [Command.SOURCE_POLICY] * 2
+    assert "'teleop/command': joint state has no position of 'shoulder_pan_joint'" in r.graph.log("policy")

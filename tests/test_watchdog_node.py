@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, UInt8
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Episode, Watchdog
+from whetstone_msgs.msg import Command, Episode, Watchdog
 
 from policy_node.commands import ARM_COMMAND, ArmCommand
 from whetstone.config import find
@@ -47,7 +47,7 @@ class Peers:
         self.speaking = {"joints", "camera", "policy"}
         self.joints = node.create_publisher(JointState, PROFILE.joint_states, STATE)
         self.camera = node.create_publisher(Image, PROFILE.cameras[0].topic, camera_qos(True))
-        self.life = node.create_publisher(JointState, "policy/command", EVENT)
+        self.life = node.create_publisher(Command, "policy/command", EVENT)
         self.commands = node.create_publisher(JointTrajectory, ARM_COMMAND, COMMAND)
         self.buttons = [node.create_publisher(Bool, "e_stop", qos) for qos in (LATCHED, camera_qos(True))]
         self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
@@ -71,7 +71,7 @@ class Peers:
                 if "camera" in self.speaking:
                     self.camera.publish(to_message(np.zeros((128, 128, 3), np.uint8), 0, "front"))
                 if "policy" in self.speaking:
-                    self.life.publish(JointState())
+                    self.life.publish(Command())
                     self.commands.publish(self.arm.build(HERE + 0.01, np.zeros_like(HERE), 0))
             return condition()
 

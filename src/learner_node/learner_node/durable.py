@@ -89,9 +89,9 @@ class DurableRecorder(Recorder):
         self._tell_all({"kind": "joints", "stamp": stamp}, proprioception)
         super().joints(stamp, proprioception)
 
-    def command(self, stamp: int, command: np.ndarray) -> None:
-        self._tell_all({"kind": "command", "stamp": stamp}, command)
-        super().command(stamp, command)
+    def command(self, stamp: int, command: np.ndarray, human: bool = False) -> None:
+        self._tell_all({"kind": "command", "stamp": stamp, "human": human}, command)
+        super().command(stamp, command, human)
 
     def action(self, episode_id: str, decision: Decision) -> None:
         if (files := self._files.get(episode_id)) is not None:
@@ -175,7 +175,7 @@ def _again(events: Path, cameras: tuple[str, ...], decode: Decode, tolerance: in
             last = max(last, told["stamp"])
             recorder.joints(told["stamp"], _floats(events, entry))
         elif kind == "command":
-            recorder.command(told["stamp"], _floats(events, entry))
+            recorder.command(told["stamp"], _floats(events, entry), told["human"])
         elif kind == "action":
             values, shape, latent = _floats(events, entry), told["shape"], told["latent"]
             count = int(np.prod(shape))

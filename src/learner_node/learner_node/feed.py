@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
-from whetstone_msgs.msg import Action, Episode, Reward, Update
+from whetstone_msgs.msg import Action, Command, Episode, Reward, Update
 
 from learner_node.durable import DurableRecorder
 from learner_node.journal import Done
@@ -73,7 +73,7 @@ class RobotFeed:
         self.heard = [
             node.create_subscription(Episode, self._topic("episode"), self._on_episode, EPISODE),
             node.create_subscription(Action, self._topic("policy/action"), self._on_action, EVENT),
-            node.create_subscription(JointState, self._topic("policy/command"), self._on_command, EVENT),
+            node.create_subscription(Command, self._topic("policy/command"), self._on_command, EVENT),
             node.create_subscription(JointState, self._topic(profile.joint_states), self._on_joints, joints_qos(realtime), raw=True),
         ]
         for name in spec.cameras:
@@ -161,9 +161,10 @@ class RobotFeed:
             message = deserialize(data, JointState)
             self.recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
 
-    def _on_command(self, message: JointState) -> None:
+    def _on_command(self, message: Command) -> None:
         if self.recorder.recording:
-            self.recorder.command(to_ns(message.header.stamp), self._profile.proprioception(list(message.name), message.position))
+            command = self._profile.proprioception(list(message.names), message.position)
+            self.recorder.command(to_ns(message.header.stamp), command, message.source == Command.SOURCE_HUMAN)
 
     def _on_action(self, message: Action) -> None:
         columns = len(message.names)

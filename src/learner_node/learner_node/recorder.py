@@ -69,7 +69,8 @@ class StampRing(Generic[Item]):
 
 @dataclass
 class _Open:
-    """An episode that is being recorded. parts: stamp -> {camera or '' for joints: payload}; measured, commanded: of every control step."""
+    """An episode that is being recorded. parts: stamp -> {camera or '' for joints: payload}; measured, commanded: of every control step;
+    human: steps at which a human drove."""
 
     info: EpisodeInfo
     decisions: dict[int, Decision] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class _Open:
     rewards: dict[int, RewardSample] = field(default_factory=dict)
     measured: dict[int, np.ndarray] = field(default_factory=dict)
     commanded: dict[int, np.ndarray] = field(default_factory=dict)
+    human: set[int] = field(default_factory=set)
     model_id: str = ""
     end: int | None = None
     outcome: str = ""
@@ -152,11 +154,13 @@ class Recorder:
             if episode.end is None or stamp <= episode.end:
                 episode.measured[stamp] = proprioception
 
-    def command(self, stamp: int, command: np.ndarray) -> None:
-        """What was sent at a control step, (joints + 1,)."""
+    def command(self, stamp: int, command: np.ndarray, human: bool = False) -> None:
+        """What was sent at a control step, (joints + 1,), and whether a human wanted it."""
         for episode in self._open.values():
             if episode.end is None or stamp < episode.end:
                 episode.commanded[stamp] = command
+                if human:
+                    episode.human.add(stamp)
 
     def action(self, episode_id: str, decision: Decision) -> None:
         episode = self._open.get(episode_id)
@@ -276,13 +280,15 @@ def _steps(episode: _Open, first: int, tolerance: int) -> dict[str, np.ndarray]:
     assert episode.end is not None
     stamps = np.array([stamp for stamp in sorted(episode.measured) if first <= stamp <= episode.end], np.int64)
     measured = np.array([episode.measured[stamp] for stamp in stamps.tolist()], np.float32)
-    commanded = np.full_like(measured, np.nan)
+    commanded, human = np.full_like(measured, np.nan), np.zeros(len(stamps), bool)
     for stamp, command in episode.commanded.items():
         if len(stamps):
             nearest = int(np.abs(stamps - stamp).argmin())
             if abs(int(stamps[nearest]) - stamp) <= tolerance:
                 commanded[nearest] = command
-    return {"stamps": stamps, "measured": measured, "commanded": commanded}
+                human[nearest] = stamp in episode.human
+    found = {"stamps": stamps, "measured": measured, "commanded": commanded}
+    return found | {"intervention": human} if human.any() else found
 
 
 def _stack_latents(decisions: list[Decision]) -> np.ndarray | None:

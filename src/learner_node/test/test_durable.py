@@ -39,7 +39,7 @@ def tell(recorder: Recorder, event: tuple) -> None:
         recorder.image(rest[0], at(rest[1]), image(rest[1], rest[2]).tobytes())
     elif kind == "joints":
         recorder.joints(at(rest[0]), np.array([rest[0], 0.5, 1.0]))
-        recorder.command(at(rest[0]), np.array([rest[0] + 0.5, 0.5, 1.0]))
+        recorder.command(at(rest[0]), np.array([rest[0] + 0.5, 0.5, 1.0]), human=rest[0] % 3 == 1)
     elif kind == "action":
         recorder.action(INFO.episode_id, decision(rest[0]))
     else:

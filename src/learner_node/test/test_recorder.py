@@ -90,7 +90,7 @@ def test_every_step_and_every_score_is_kept_beside_the_decisions() -> None:
     for event in events(8, 4, 2):
         play(recorder, event)
         if event[0] == "joints" and event[1] != 3:
-            recorder.command(at(event[1]), np.full(3, event[1] + 0.5))
+            recorder.command(at(event[1]), np.full(3, event[1] + 0.5), human=event[1] in (4, 5))
     recorder.reward(INFO.episode_id, RewardSample(at(6), total=0.9, valid=False, reason="camera covered"))
     recorder.end(INFO.episode_id, at(6), "success", "done", now=0.0)
     recorder.joints(at(7), np.zeros(3))
@@ -99,6 +99,7 @@ def test_every_step_and_every_score_is_kept_beside_the_decisions() -> None:
     assert rollout.steps["measured"][:, 0].tolist() == list(range(7))
     expected = [0.5, 1.5, 2.5, np.nan, 4.5, 5.5, 6.5]
     np.testing.assert_array_equal(rollout.steps["commanded"][:, 0], np.array(expected, np.float32))
+    assert rollout.steps["intervention"].tolist() == [False] * 4 + [True, True, False]
     assert rollout.scores["stamps"].tolist() == [at(step) for step in (0, 2, 4, 6, 8)]
     assert rollout.scores["valid"].tolist() == [True, True, True, False, True]
     assert rollout.scores["total"].tolist() == pytest.approx([0, 0.02, 0.04, 0.9, 0.08])
@@ -113,6 +114,7 @@ def test_commands_by_another_clock_are_joined_to_the_nearest_step() -> None:
     recorder.command(at(3) - 9_000_000, np.full(3, 8.0))
     recorder.end(INFO.episode_id, at(4), "timeout", "", now=0.0)
     (rollout,) = recorder.ready(now=100.0)
+    assert "intervention" not in rollout.steps  # nobody took over
     np.testing.assert_array_equal(rollout.steps["commanded"][:, 0], np.array([np.nan, 7, np.nan, 8, np.nan], np.float32))
 
 

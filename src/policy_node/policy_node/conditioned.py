@@ -109,6 +109,9 @@ class ConditionedPolicy:
         """latent: as FlowVLAPolicy's."""
         return self.inner.act(observation)
 
+    def interrupted(self) -> None:
+        self.inner.interrupted()
+
     def inpaint(self, observation: Observation, underway: Underway) -> Chunk:
         return self.inner.inpaint(observation, underway)
 

@@ -61,6 +61,10 @@ class ChunkExecution:
         self._chunks: list[tuple[int, np.ndarray]] = []  # step of the first row, rows; the newest last
         self.jump, self.delay = math.nan, 0
 
+    def forget(self) -> None:
+        """The arm was moved by somebody else: no chunk holds any more, and an inference is due at once."""
+        self._chunks, self._in_flight, self._next_due = [], None, 0
+
     @property
     def running(self) -> bool:
         return self._start is not None

@@ -121,6 +121,10 @@ class FlowVLAPolicy:
         self._scale = 0.0 if mode == "greedy" else 1.0
         self._kept = self._draw() if mode == "exploring" else None
 
+    def interrupted(self) -> None:
+        """The last command was not this policy's: the next chunk goes on from where the arm is."""
+        self._previous = None
+
     def _draw(self) -> np.ndarray:
         return self._scale * self._rng.standard_normal((1, self.config.horizon * self.columns)).astype(np.float32)
 

@@ -41,6 +41,9 @@ class AroundFlow:
         """As FlowVLAPolicy.encode."""
         return self.inner.encode(images, proprioception, actions, instruction)
 
+    def interrupted(self) -> None:
+        self.inner.interrupted()
+
     def trainable_state(self) -> dict[str, np.ndarray]:
         return taken(self._own)
 

@@ -22,12 +22,13 @@ import numpy as np
 from rclpy.action import ActionClient
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Action, Episode
+from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 
 from policy_node.commands import ARM_COMMAND, ArmCommand, gripper_action_type, gripper_goal
 from policy_node.execution import ChunkExecution
 from policy_node.pace import Pace
+from policy_node.teleoperation import Teleoperation
 from policy_node.weights import WeightsReceiver
 from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
@@ -54,6 +55,8 @@ from whetstone.ros import (
 from whetstone.signing import load_key
 
 _BOUNDARY = (Episode.PHASE_WAITING, Episode.PHASE_ENDED, Episode.PHASE_UPDATING, Episode.PHASE_FINISHED)
+TELEOP_COMMAND = "teleop/command"
+"""Where a human's device says where it wants the arm: sensor_msgs/JointState, all joints of the arm and the gripper's."""
 _PATIENCE = 0.8
 """Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
 
@@ -115,6 +118,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._guard = Guard(self._profile)
         self._arm = ArmCommand(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
+        self._teleoperation = Teleoperation()
         spec = self._policy.spec
         self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
         ensemble = p.ensemble_decay if p.chunking == "ensemble" else None
@@ -141,7 +145,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         p, profile = self.parameters, self._profile
         self._arm_commands = self.create_publisher(JointTrajectory, ARM_COMMAND if p.gated else profile.command.topic, COMMAND)
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
-        self._command_records = self.create_publisher(JointState, "policy/command", EVENT)
+        self._command_records = self.create_publisher(Command, "policy/command", EVENT)
+        self.create_subscription(JointState, TELEOP_COMMAND, self._on_teleop, COMMAND)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
         self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
@@ -250,6 +255,30 @@ class PolicyNode(WhetstoneNode[Parameters]):
             joints = self._previous.command[:-1]
             self._arm_commands.publish(self._arm.build(joints, np.zeros_like(joints), 0))
 
+    # A human at the arm.
+
+    def _on_teleop(self, message: JointState) -> None:
+        try:
+            target = self._profile.proprioception(list(message.name), message.position)
+        except InputError as error:  # whoever teleoperates hears of it, and the arm does not lose its policy
+            self.get_logger().warning(f"'{TELEOP_COMMAND}': {error}; it counts for nothing", throttle_duration_sec=2.0)
+            return
+        self._teleoperation.hear(target, time.monotonic())
+
+    def _human(self) -> np.ndarray | None:
+        """What a human wants of the arm now, None where nobody drives. When one has let go, the policy begins with a fresh look."""
+        before = self._teleoperation.active
+        target = self._teleoperation.target(time.monotonic())
+        if self._teleoperation.active and not before:
+            self.get_logger().info("a human has taken over")
+        elif before and not self._teleoperation.active:
+            self.get_logger().info("the human has let go; the policy goes on")
+            self._execution.forget()
+            if hasattr(self._policy, "interrupted"):
+                self._policy.interrupted()  # type: ignore[attr-defined]
+        self.counters["human"] = self._teleoperation.active
+        return target
+
     # Observations.
 
     def _on_image(self, camera: str, data: bytes) -> None:
@@ -308,14 +337,18 @@ class PolicyNode(WhetstoneNode[Parameters]):
             return
         now = time.monotonic()
         age = now - measured.arrival
+        stamp = measured.stamp + int(age * 1e9)
         with self._use:
             if not self._execution.running or self._execution.index(measured.stamp) < 0:
+                if self._human() is None:
+                    self._previous = None  # whoever commands next begins where the arm is
+                else:
+                    self._command(-1, measured, stamp, age)  # to bring the scene back, say
                 return
             if age > self._profile.period / 2:
                 self._consider(together=False)
             self._pace.jitter.add(abs(now - self._commanded - self._profile.period))
             self._commanded = now
-            stamp = measured.stamp + int(age * 1e9)
             self._command(self._execution.index(stamp), measured, stamp, age)
 
     def _consider(self, together: bool) -> None:
@@ -387,8 +420,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
         return self._execution.index(measured.stamp + int((time.monotonic() - measured.arrival) * 1e9)) + 1
 
     def _command(self, index: int, measured: Measured, stamp: int, age: float) -> None:
-        """Guard the row of this step and send it."""
-        row = self._execution.row(index)
+        """Guard the row of this step, or what a human wants instead, and send it."""
+        human = self._human()
+        row = self._execution.row(index) if human is None else human
         dt = self._profile.period if self._previous is None else (stamp - self._previous_stamp) / 1e9
         target = measured.proprioception if row is None else row
         result = self._guard.check(target, measured.proprioception, self._previous, dt, age)
@@ -398,7 +432,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._report(result, stamp)
         if not result.send:
             return
-        self._record(result.command, stamp)
+        self._record(result.command, stamp, human is not None)
         again = (
             self.parameters.realtime
             and result.held
@@ -453,11 +487,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
         if not send():
             polls.append(self.create_timer(0.02, send, clock=self.steady_clock))
 
-    def _record(self, command: np.ndarray, stamp: int) -> None:
-        """What the guard let through for this step, in the form of a joint state, for whoever records."""
+    def _record(self, command: np.ndarray, stamp: int, human: bool) -> None:
+        """What the guard let through for this step, for whoever records."""
         profile = self._profile
-        message = JointState(
-            name=[*profile.joint_names, profile.gripper.joint],
+        message = Command(
+            source=Command.SOURCE_HUMAN if human else Command.SOURCE_POLICY,
+            names=[*profile.joint_names, profile.gripper.joint],
             position=[*command[:-1].tolist(), profile.opening_to_position(float(command[-1]))],
         )
         message.header.stamp = to_stamp(stamp)

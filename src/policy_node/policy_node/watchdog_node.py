@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Episode
+from whetstone_msgs.msg import Command, Episode
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
 from policy_node.commands import ARM_COMMAND, ArmCommand
@@ -67,7 +67,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self._driver = self.create_publisher(JointTrajectory, profile.command.topic, COMMAND)
         self._state = self.create_publisher(WatchdogMessage, "watchdog", LATCHED)
         self.create_subscription(JointTrajectory, ARM_COMMAND, self._on_command, COMMAND)
-        self.create_subscription(JointState, "policy/command", self._on_sign_of_life, EVENT, raw=True)
+        self.create_subscription(Command, "policy/command", self._on_sign_of_life, EVENT, raw=True)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         self.create_subscription(JointState, profile.joint_states, self._on_joints, joints_qos(True))
         # Twice: who latches is heard whenever it spoke, and who promises neither that nor delivery must be heard as well.

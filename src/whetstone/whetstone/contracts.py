@@ -97,7 +97,10 @@ class PolicySpec:
 
 @runtime_checkable
 class Policy(Protocol):
-    """A policy plug-in (entry point group `whetstone.policies`: a class with `load`)."""
+    """A policy plug-in (entry point group `whetstone.policies`: a class with `load`).
+
+    It may have besides `interrupted()`: a human drove meanwhile, and what it commanded last does not hold any more.
+    """
 
     spec: PolicySpec
 
