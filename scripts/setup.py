@@ -33,6 +33,7 @@ EXECUTABLES = (
     "policy_node/policy_node",
     "learner_node/learner_node",
     "robot_bringup/simulator",
+    "robot_bringup/scene",
     "robot_bringup/episode_manager",
     "robot_bringup/evaluator",
     "robot_bringup/whetstone",

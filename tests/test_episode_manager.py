@@ -76,7 +76,7 @@ class Bench:
         self.acks = node.create_publisher(WeightsAck, "weights/ack", EVENT)
         self.watchdog = node.create_publisher(Watchdog, "watchdog", EPISODE)
         node.create_subscription(Episode, "episode", self.on_episode, EPISODE)
-        node.create_service(ResetScene, "simulator/reset", self.on_reset)
+        node.create_service(ResetScene, "scene/reset", self.on_reset)
         node.create_timer(0.01, self.step)
         names = ("pause", "resume", "stop", "success", "failure")
         self.services = {name: node.create_client(Trigger, f"episode_manager/{name}") for name in names}
@@ -296,7 +296,7 @@ def test_weights_that_the_policy_did_not_keep_end_the_run(bench, status):
 def test_a_scene_that_cannot_be_reset_ends_the_run_with_the_reason(bench):
     run = bench(Segment("evaluate", "refined", 1, 1, 5_000_000, True))
     assert run.finish() != 0
-    assert outcome(run)["reason"] == "simulator could not reset the scene: no such scene"
+    assert outcome(run)["reason"] == "the scene could not be brought back: no such scene"
 
 
 def test_an_interrupt_aborts_the_episode_and_tells_everybody(bench):

@@ -48,7 +48,7 @@ class Driver:
         self.graph.until_matched(self.commands, self.graph.episodes)
 
     def reset(self, seed=3, episode_id=EPISODE_ID, task="pick_and_place"):
-        return self.graph.call(ResetScene, "simulator/reset", ResetScene.Request(episode_id=episode_id, task=task, seed=seed))
+        return self.graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id=episode_id, task=task, seed=seed))
 
     def begin(self, seed=3, episode_id=EPISODE_ID, **fields) -> int:
         """Reset and run; returns the stamp of the first frame once it is there."""

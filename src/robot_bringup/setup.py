@@ -40,6 +40,7 @@ setup(
     entry_points={
         "console_scripts": [
             "simulator = robot_bringup.simulator_node:main",
+            "scene = robot_bringup.scene_node:main",
             "episode_manager = robot_bringup.episode_manager_node:main",
             "evaluator = robot_bringup.evaluator_node:main",
             "whetstone = robot_bringup.cli:main",

@@ -232,7 +232,15 @@ class Recorder:
 
     def _complete(self, episode: _Open) -> bool:
         stamps = [decision.stamp for decision in self._executed(episode)] + [episode.end]
-        return all(stamp in episode.rewards and self._whole(episode, stamp) for stamp in stamps)  # type: ignore[arg-type]
+        return all(self._label(episode, stamp) is not None and self._whole(episode, stamp) for stamp in stamps)  # type: ignore[arg-type]
+
+    def _label(self, episode: _Open, stamp: int) -> RewardSample | None:
+        """The score of this moment. Where clocks differ: of the nearest frame, a camera's stamps are not the joint states'."""
+        exact = episode.rewards.get(stamp)
+        if exact is not None or not self._tolerance or not episode.rewards:
+            return exact
+        nearest = min(episode.rewards, key=lambda other: abs(other - stamp))
+        return episode.rewards[nearest] if abs(nearest - stamp) <= self._tolerance else None
 
     def _close(self, episode: _Open) -> Rollout | None:
         assert episode.end is not None
@@ -242,7 +250,7 @@ class Recorder:
         if not decisions:
             return None
         stamps = [decision.stamp for decision in decisions]
-        labels = [episode.rewards.get(stamp) for stamp in (*stamps, episode.end)]
+        labels = [self._label(episode, stamp) for stamp in (*stamps, episode.end)]
         self.counters["unlabelled"] += sum(1 for label in labels if label is None or not label.valid)
         rewards = {
             name: np.array([getattr(label, name) if label is not None and label.valid else np.nan for label in labels], dtype=np.float32)

@@ -57,6 +57,8 @@ from whetstone.signing import load_key
 _BOUNDARY = (Episode.PHASE_WAITING, Episode.PHASE_ENDED, Episode.PHASE_UPDATING, Episode.PHASE_FINISHED)
 TELEOP_COMMAND = "teleop/command"
 """Where a human's device says where it wants the arm: sensor_msgs/JointState, all joints of the arm and the gripper's."""
+SCENE_COMMAND = "scene/command"
+"""The same by whoever brings the scene back: between episodes, in real time, and where no human drives."""
 _PATIENCE = 0.8
 """Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
 
@@ -118,7 +120,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._guard = Guard(self._profile)
         self._arm = ArmCommand(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
-        self._teleoperation = Teleoperation()
+        self._teleoperation, self._scene = Teleoperation(), Teleoperation()
         spec = self._policy.spec
         self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
         ensemble = p.ensemble_decay if p.chunking == "ensemble" else None
@@ -146,7 +148,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._arm_commands = self.create_publisher(JointTrajectory, ARM_COMMAND if p.gated else profile.command.topic, COMMAND)
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
         self._command_records = self.create_publisher(Command, "policy/command", EVENT)
-        self.create_subscription(JointState, TELEOP_COMMAND, self._on_teleop, COMMAND)
+        for topic, who in ((TELEOP_COMMAND, self._teleoperation), (SCENE_COMMAND, self._scene)):
+
+            def on_target(message: JointState, topic: str = topic, who: Teleoperation = who) -> None:
+                self._on_target(topic, who, message)
+
+            self.create_subscription(JointState, topic, on_target, COMMAND)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
         self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
@@ -255,15 +262,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
             joints = self._previous.command[:-1]
             self._arm_commands.publish(self._arm.build(joints, np.zeros_like(joints), 0))
 
-    # A human at the arm.
+    # A human at the arm, and whoever brings the scene back.
 
-    def _on_teleop(self, message: JointState) -> None:
+    def _on_target(self, topic: str, who: Teleoperation, message: JointState) -> None:
         try:
             target = self._profile.proprioception(list(message.name), message.position)
-        except InputError as error:  # whoever teleoperates hears of it, and the arm does not lose its policy
-            self.get_logger().warning(f"'{TELEOP_COMMAND}': {error}; it counts for nothing", throttle_duration_sec=2.0)
+        except InputError as error:  # the arm does not lose its policy for it
+            self.get_logger().warning(f"'{topic}': {error}; it counts for nothing", throttle_duration_sec=2.0)
             return
-        self._teleoperation.hear(target, time.monotonic())
+        who.hear(target, time.monotonic())
 
     def _human(self) -> np.ndarray | None:
         """What a human wants of the arm now, None where nobody drives. When one has let go, the policy begins with a fresh look."""
@@ -340,16 +347,22 @@ class PolicyNode(WhetstoneNode[Parameters]):
         stamp = measured.stamp + int(age * 1e9)
         with self._use:
             if not self._execution.running or self._execution.index(measured.stamp) < 0:
-                if self._human() is None:
-                    self._previous = None  # whoever commands next begins where the arm is
-                else:
-                    self._command(-1, measured, stamp, age)  # to bring the scene back, say
+                self._between(measured, stamp, age)
                 return
             if age > self._profile.period / 2:
                 self._consider(together=False)
             self._pace.jitter.add(abs(now - self._commanded - self._profile.period))
             self._commanded = now
             self._command(self._execution.index(stamp), measured, stamp, age)
+
+    def _between(self, measured: Measured, stamp: int, age: float) -> None:
+        """No episode runs: the arm is a human's, or of whoever brings the scene back."""
+        target = self._human()
+        human, target = target is not None, self._scene.target(time.monotonic()) if target is None else target
+        if target is None:
+            self._previous = None  # whoever commands next begins where the arm is
+        else:
+            self._send(target, human, measured, stamp, age)
 
     def _consider(self, together: bool) -> None:
         """Begin to think about what is seen, if a chunk is due. together: only where images and joint state are of one moment; without it
@@ -423,16 +436,20 @@ class PolicyNode(WhetstoneNode[Parameters]):
         """Guard the row of this step, or what a human wants instead, and send it."""
         human = self._human()
         row = self._execution.row(index) if human is None else human
+        why = f"the policy has no command for step {index} yet" if row is None else ""
+        self._send(measured.proprioception if row is None else row, human is not None, measured, stamp, age, why)
+
+    def _send(self, target: np.ndarray, human: bool, measured: Measured, stamp: int, age: float, why: str = "") -> None:
+        """Guard what is wanted and send it. why: it stands for nothing better, so that the arm is held."""
         dt = self._profile.period if self._previous is None else (stamp - self._previous_stamp) / 1e9
-        target = measured.proprioception if row is None else row
         result = self._guard.check(target, measured.proprioception, self._previous, dt, age)
-        if row is None and not result.held:
-            result = dataclasses.replace(result, held=True, reasons=(*result.reasons, f"the policy has no command for step {index} yet"))
+        if why and not result.held:
+            result = dataclasses.replace(result, held=True, reasons=(*result.reasons, why))
         if result.reasons:
             self._report(result, stamp)
         if not result.send:
             return
-        self._record(result.command, stamp, human is not None)
+        self._record(result.command, stamp, human)
         again = (
             self.parameters.realtime
             and result.held

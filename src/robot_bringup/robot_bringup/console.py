@@ -1,8 +1,8 @@
 """What the operator sees while a run goes on.
 
-Role: follows the run directory's episodes.jsonl, updates.jsonl and stops.jsonl and shows a bar per segment of the schedule with the
-success rate so far, and a line per learner update and per stop of the watchdog. Where the output is no terminal it prints plain lines.
-Does not depend on ROS, so the supervisor stays free of it.
+Role: follows the run directory's episodes.jsonl, updates.jsonl, stops.jsonl and prompts.jsonl and shows a bar per segment of the schedule
+with the success rate so far, and a line per learner update, per stop of the watchdog and per thing that a human is asked to do. Where the
+output is no terminal it prints plain lines. Does not depend on ROS, so the supervisor stays free of it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ def title(segment: Segment) -> str:
 class RunConsole:
     """Call update() now and then. Use as a context manager, so that the bars are closed whatever happens."""
 
-    def __init__(self, run_dir: Path, segments: Sequence[Segment], console: Console):
+    def __init__(self, run_dir: Path, segments: Sequence[Segment], console: Console, judge: str = "truth"):
+        """judge: by what an evaluation's episode is a success."""
         self._episodes_file = run_dir / records.EPISODES
         self._updates_file = run_dir / records.UPDATES
-        self._console = console
+        self._console, self._judge = console, judge
         self._segments = list(segments)
         self._segment_of = {}
         for episode in schedule.episodes(self._segments) if not self._endless() else ():
@@ -40,7 +41,8 @@ class RunConsole:
         self._counts = [[0, 0] for _ in self._segments]  # episodes, successes
         self._iteration: dict[int, list[int]] = {}
         self._stops_file = run_dir / records.STOPS
-        self._offsets = {self._episodes_file: 0, self._updates_file: 0, self._stops_file: 0}
+        self._prompts_file = run_dir / records.PROMPTS
+        self._offsets = dict.fromkeys((self._episodes_file, self._updates_file, self._stops_file, self._prompts_file), 0)
         self._progress: Progress | None = None
         self._bars: list[TaskID] = []
 
@@ -77,6 +79,8 @@ class RunConsole:
             self.say(_update_line(record, self._iteration.get(record["iteration"], [0, 0])))
         for record in self._new(self._stops_file):
             self.say(_stop_line(record))
+        for record in self._new(self._prompts_file):
+            self.say(f"YOUR TURN: {record['text']}")
 
     def _new(self, path: Path) -> list[dict[str, Any]]:
         found, self._offsets[path] = records.read(path, self._offsets[path])
@@ -95,7 +99,7 @@ class RunConsole:
         counts, segment = self._counts[position], self._segments[position]
         counts[0] += 1
         counts[1] += success
-        who = "by truth" if segment.mode == "evaluate" else "by reward"
+        who = f"by {self._judge}" if segment.mode == "evaluate" else "by reward"
         rate = f"{100 * counts[1] / counts[0]:3.0f} % success {who}"
         if self._progress is not None:
             self._progress.start_task(self._bars[position])

@@ -190,11 +190,11 @@ class EpisodeMachine:
         self._emit(State(Phase.UPDATING, self._after, reason=f"iteration {self._after.iteration}, resumed"))
 
     def reset_done(self, now: float, ok: bool, reason: str, start: int) -> None:
-        """The simulator answered. start: stamp of the episode's first frame."""
+        """The scene is back, or not. start: stamp of the episode's first frame."""
         if self.state.phase != Phase.RESETTING:
             return
         if not ok:
-            self.fail(f"simulator could not reset the scene: {reason or 'no reason given'}")
+            self.fail(f"the scene could not be brought back: {reason or 'no reason given'}")
             return
         self.state = replace(self.state, start=start, stamp=start)
         if self._paused:
@@ -256,7 +256,7 @@ class EpisodeMachine:
         """Check the deadlines."""
         waited, phase, deadlines = now - self._since, self.state.phase, self._deadlines
         if phase == Phase.RESETTING and waited > deadlines.reset:
-            self.fail(f"simulator did not answer the reset within {deadlines.reset:g} s")
+            self.fail(f"nobody brought the scene back within {deadlines.reset:g} s")
         elif phase == Phase.RUNNING and self._failing_since is not None:
             if now - self._failing_since > deadlines.verdict:
                 self._end(now, Outcome.FAILURE, "evaluator: the task has failed", self._stamp(self.steps))

@@ -34,6 +34,8 @@ from whetstone.task import load_task
 _MODES = {"train": Episode.MODE_TRAIN, "evaluate": Episode.MODE_EVALUATE}
 _ASKING = 3.0
 """Seconds between two questions whether a peer has come as far as it was asked to."""
+_AGAIN = 0.25
+"""Seconds between two questions whether a scene is back that a human or the arm brings back."""
 _FAREWELL = 5.0
 """Seconds that the other nodes have, all together, to deactivate at the end of a run."""
 
@@ -98,7 +100,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._over = False
         # Depth 10: phases follow each other at once, and a slow subscriber must not miss one.
         self._publisher = self.create_publisher(Episode, "episode", EPISODE)
-        self._reset = self.create_client(ResetScene, "simulator/reset")
+        self._reset = self.create_client(ResetScene, "scene/reset")
         self._transitions = {name: self.create_client(ChangeState, f"{name}/change_state") for name in p.managed}
         self._states = {name: self.create_client(GetState, f"{name}/get_state") for name in p.managed}
         self.create_subscription(JointState, self._profile.joint_states, self._on_frame, STATE, raw=True)
@@ -315,14 +317,24 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         assert episode is not None
         request = ResetScene.Request(episode_id=episode.episode_id, task=self.parameters.task, seed=episode.seed)
 
-        def answered(future: Any) -> None:
-            current = self._machine.state.episode
-            if current is not None and current.episode_id == episode.episode_id:
-                response = future.result()
-                self._machine.reset_done(time.monotonic(), response.ok, response.reason, to_ns(response.start))
-                self._publish()
+        def ask() -> None:
+            for timer in polls:
+                self.destroy_timer(timer)
+            polls.clear()
+            self._reset.call_async(request).add_done_callback(self.guarded(answered))
 
-        self._reset.call_async(request).add_done_callback(answered)
+        def answered(future: Any) -> None:
+            current, response = self._machine.state, future.result()
+            if current.phase != Phase.RESETTING or current.episode is None or current.episode.episode_id != episode.episode_id:
+                return
+            if response.pending:
+                polls.append(self.create_timer(_AGAIN, ask, clock=self.steady_clock))
+                return
+            self._machine.reset_done(time.monotonic(), response.ok, response.reason, to_ns(response.start))
+            self._publish()
+
+        polls: list[Any] = []
+        ask()
 
     def _message(self, state: State) -> Episode:
         message = Episode(

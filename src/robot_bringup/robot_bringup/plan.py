@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robot_bringup import resuming, schedule
+from robot_bringup.resetting import ways
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
 from robot_bringup.schedule import Segment
 from whetstone import config
@@ -72,8 +73,11 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if "resume" in table and table["resume"].read(given.get("resume", "false")):
         given = resuming.arguments(given, mode, lambda name, text: table[name].read(text) if name in table else text, LOCAL)
     values = resolve(mode, given)
-    if values.get("sim", "mujoco") != "mujoco":
-        raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco")
+    real = values.get("sim") == "none"
+    if values.get("sim", "mujoco") not in ("mujoco", "none"):
+        raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco, or sim:=none for a robot")
+    if real:
+        _check_real(mode, values)
     if values.get("record"):
         raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
     values["domain_id"] = _domain(values["domain_id"])
@@ -101,7 +105,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
     task = load_task(values["task"], profile.name)
     segments = _segments(mode, values, contents)
-    realtime = mode == "sim" or values["realtime"]
+    realtime = mode == "sim" or real or values["realtime"]
     common = {
         "robot": values["robot"],
         "task": values["task"],
@@ -125,13 +129,12 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             f"{config.show(files['reward'])}: key 'every' is {every}, but the policy decides every {execute} control steps "
             f"('execute' in {config.show(files['policy'])}); 'every' must divide it"
         )
-    specific: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "simulator": (
-            "robot_bringup",
-            "simulator",
-            {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every},
-        )
-    }
+    specific: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    if real:
+        specific["scene"] = ("robot_bringup", "scene", {name: values[name] for name in ("reset", "reset_episode")})
+    else:
+        stepping = {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every}
+        specific["simulator"] = ("robot_bringup", "simulator", stepping)
     if mode == "refine" and "reward" not in without:
         specific["reward"] = ("reward_node", "reward_node", {})
     if mode != "sim":
@@ -144,7 +147,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         )
     if mode == "refine" and "learner" not in without:
         specific["learner"] = ("learner_node", "learner_node", _learner_parameters(values))
-    if mode != "sim":
+    if mode != "sim" and not real:
         specific["evaluator"] = ("robot_bringup", "evaluator", {})
     manager: dict[str, Any] = {
         "schedule": schedule.to_json(segments),
@@ -154,6 +157,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "resume": values.get("resume", False),
         "await_learner": mode == "refine" and any(segment.mode == "train" for segment in segments),
     }
+    if real:
+        manager["reset_deadline"] = values["reset_patience"]
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
         manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames, "success_progress": completion.progress}
@@ -164,6 +169,18 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)
+
+
+def _check_real(mode: str, values: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the arguments for a robot's scene cannot be what is meant."""
+    if mode == "sim":
+        raise ConfigError("sim:=none: without a simulator there is nothing to start; start the robot's driver")
+    try:
+        found = ways(values["reset"])
+    except ValueError as error:
+        raise ConfigError(f"reset:={values['reset']}: {error}") from None
+    if ("replay" in found) != bool(values["reset_episode"]):
+        raise ConfigError("reset:=replay and reset_episode:=FOLDER, the episode to go along, belong together")
 
 
 def _learner_parameters(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,16 @@ APART = ("reward", "learner")
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument("robot", "franka", "robot: a file of config/robots", choices="config/robots"),
-    Argument("sim", "mujoco", "simulator; gazebo and isaac are not there yet", choices=("mujoco", "gazebo", "isaac"), modes=_ROBOT),
+    Argument(
+        "sim",
+        "mujoco",
+        "simulator; none: the robot's own driver and cameras, in real time; gazebo and isaac are not there yet",
+        choices=("mujoco", "none", "gazebo", "isaac"),
+        modes=_ROBOT,
+    ),
+    Argument("reset", "park,prompt", "with sim:=none: how the scene is brought back, in this order: park, replay, prompt", modes=_POLICY),
+    Argument("reset_episode", "", "with reset:=replay: folder of the episode to go along", "path", modes=_POLICY, optional=True),
+    Argument("reset_patience", "3600", "with sim:=none: seconds that the scene may take to come back", "number", low=1, modes=_POLICY),
     Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks", modes=_ROBOT),
     Argument("policy", "flow_vla", "policy: a file of config/policies", choices="config/policies", modes=_WEIGHTS),
     Argument("reward", "sarm2", "reward model: a file of config/rewards", choices="config/rewards", modes=_SCORED),

@@ -46,7 +46,8 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
             outcome = jsonfile.read(plan.run_dir / records.OUTCOME)
             return _with_last_words(outcome["reason"], plan.run_dir / "logs") if outcome else None
 
-        view = RunConsole(plan.run_dir, plan.segments, console)
+        judge = "a human's word" if plan.arguments.get("sim") == "none" else "truth"
+        view = RunConsole(plan.run_dir, plan.segments, console, judge)
         supervisor = Supervisor(
             [*(command(node, preparation.parameter_files[node.name]) for node in plan.nodes), *beside],
             essential=plan.essential,

@@ -299,7 +299,7 @@ def test_deadlines_name_the_missing_peer():
         updating(bench)
         bench.machine.update(0.0, 0, 1, True)
 
-    assert reason(lambda bench: None, 10.1) == ("failed", "simulator did not answer the reset within 10 s")
+    assert reason(lambda bench: None, 10.1) == ("failed", "nobody brought the scene back within 10 s")
     assert reason(lambda bench: bench.run(), 20.1) == ("failed", "simulator sent no frame for 20 s")
     assert reason(updating, 30.1) == ("failed", "learner did not report an update within 30 s")
     assert reason(applying, 5.1) == ("failed", "policy did not acknowledge weights version 1 within 5 s")
@@ -308,7 +308,7 @@ def test_deadlines_name_the_missing_peer():
 def test_a_reset_that_fails_ends_the_run_with_the_simulator_s_reason():
     bench = Bench(TRAIN).begin()
     bench.machine.reset_done(0.0, False, "unknown task 'foo'", 0)
-    assert bench.machine.result == ("failed", "simulator could not reset the scene: unknown task 'foo'")
+    assert bench.machine.result == ("failed", "the scene could not be brought back: unknown task 'foo'")
 
 
 @pytest.mark.parametrize("ack_first", [False, True])

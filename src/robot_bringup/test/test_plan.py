@@ -265,3 +265,27 @@ def test_a_learner_for_several_robots_is_a_run_of_its_own(root):
             plan("learner", {"policy": "still", **wrong})
     with pytest.raises(ConfigError, match="unknown without 'lerner'"):
         plan("refine", {**GOOD, "without": "lerner"})
+
+
+def test_without_a_simulator_a_robot_is_driven_in_real_time_and_its_scene_brought_back():
+    made = plan("refine", {"sim": "none", "reset": "park"})
+    names = [node.name for node in made.nodes]
+    assert "simulator" not in names and "evaluator" not in names
+    assert names[0] == "scene" and "watchdog" in names
+    parameters = {node.name: node.parameters for node in made.nodes}
+    assert parameters["scene"]["reset"] == "park" and parameters["policy"]["realtime"] and parameters["policy"]["gated"]
+    assert parameters["episode_manager"]["reset_deadline"] == 3600 and parameters["episode_manager"]["managed"][0] == "scene"
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "said"),
+    [
+        ("sim", {}, "start the robot's driver"),
+        ("evaluate", {"reset": "park,wave"}, "'wave' is no way"),
+        ("evaluate", {"reset": "replay"}, "reset_episode:=FOLDER"),
+        ("evaluate", {"reset_episode": "runs"}, "reset_episode:=FOLDER"),
+    ],
+)
+def test_what_cannot_be_meant_without_a_simulator(mode, given, said):
+    with pytest.raises(ConfigError, match=said):
+        plan(mode, {"sim": "none", **given})

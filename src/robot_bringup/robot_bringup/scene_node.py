@@ -1,0 +1,184 @@
+"""Brings the scene back where no simulator does: parks the arm, goes along a recorded way, asks a human.
+
+Role: ROS only; in the simulator's place with sim:=none. Answers `scene/reset` once everything that `reset:=` names is done, in that order.
+It does not command the arm: it tells the policy node where it wants it (`scene/command`), so that guard and watchdog stand before it as
+before everything else. While a human drives or the watchdog has stopped the arm it waits, and then begins that part again from where the
+arm is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+from whetstone_msgs.msg import Command, Watchdog
+from whetstone_msgs.srv import ResetScene
+
+from robot_bringup import records, resetting
+from whetstone.errors import ConfigError
+from whetstone.profile import load_profile
+from whetstone.ros import COMMAND, EVENT, LATCHED, WhetstoneNode, joints_qos, run_node, to_ns, to_stamp
+from whetstone.task import load_task
+
+ARRIVED = 0.08
+"""rad from the end of a way at which the arm is there."""
+PATIENCE = 5.0
+"""s that it may take for that after the last row, and that joint states may be away."""
+HANDS_OFF = 0.5
+"""s after a human's last command before the arm moves by itself again."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """robot, task: names of config files. reset: ways to bring the scene back, in this order, joined by commas: park, replay, prompt.
+    reset_episode: folder of the episode that `replay` goes along. run_dir: where prompts are noted for the operator's terminal."""
+
+    robot: str
+    task: str
+    run_dir: str
+    reset: str = "park,prompt"
+    reset_episode: str = ""
+    deadline: float = field(default=20.0, metadata={"gt": 0})
+
+
+class SceneNode(WhetstoneNode[Parameters]):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("scene", Parameters)
+
+    def configure(self) -> None:
+        p = self.parameters
+        self._profile = load_profile(p.robot)
+        self._task = load_task(p.task, self._profile.name)
+        try:
+            self._ways = resetting.ways(p.reset)
+        except ValueError as error:
+            raise ConfigError(f"reset:={p.reset}: {error}") from None
+        self._recorded = None
+        if "replay" in self._ways:
+            if not p.reset_episode:
+                raise ConfigError("reset:=replay needs reset_episode:=FOLDER, the episode to go along")
+            self._recorded = resetting.recorded_way(Path(p.reset_episode), self._profile)
+        self._measured: np.ndarray | None = None
+        self._stamp, self._heard = 0, 0.0
+        self._stopped, self._human = False, -HANDS_OFF
+        self._left: list[str] = []  # ways that are still to be gone, the present one first
+        self._rows: np.ndarray | None = None
+        self._row, self._ended = 0, 0.0
+        self._episode = ""  # that the scene is, or was, brought back for
+        self._targets = self.create_publisher(JointState, "scene/command", COMMAND)
+        self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(True))
+        self.create_subscription(Watchdog, "watchdog", self._on_watchdog, LATCHED)
+        self.create_subscription(Command, "policy/command", self._on_command, EVENT)
+        self.create_service(ResetScene, "scene/reset", self._on_reset)
+        self.create_service(Trigger, "scene/reset_done", self._on_done)
+
+    def activate(self) -> None:
+        self._timer = self.create_timer(self._profile.period, self._tick, clock=self.steady_clock)
+
+    def deactivate(self) -> None:
+        self.destroy_timer(self._timer)
+
+    # What is heard.
+
+    def _on_joints(self, message: JointState) -> None:
+        self._measured = self._profile.proprioception(list(message.name), message.position).astype(np.float64)
+        self._stamp, self._heard = to_ns(message.header.stamp), time.monotonic()
+
+    def _on_watchdog(self, message: Watchdog) -> None:
+        self._stopped = message.stopped
+
+    def _on_command(self, message: Command) -> None:
+        if message.source == Command.SOURCE_HUMAN:
+            self._human = time.monotonic()
+
+    def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        if request.episode_id != self._episode:
+            self._episode, self._left, self._rows = request.episode_id, list(self._ways), None
+            self._heard = time.monotonic()  # patience begins now
+            self._asked()
+        response.pending = bool(self._left)
+        response.ok = not self._left
+        response.start = to_stamp(self._stamp + self._profile.period_ns)
+        return response
+
+    def _on_done(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = bool(self._left) and self._left[0] == "prompt"
+        response.message = "the episode begins" if response.success else "no human is waited for"
+        if response.success:
+            self._next()
+        return response
+
+    # What follows from it.
+
+    def _tick(self) -> None:
+        if not self._left or self._left[0] == "prompt":
+            return
+        now = time.monotonic()
+        if self._stopped or now - self._human < HANDS_OFF:
+            self._rows = None
+            return
+        if self._measured is None or now - self._heard > PATIENCE:
+            if now - self._heard > PATIENCE:
+                self._trouble(f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?")
+            return
+        if self._rows is None:
+            self._rows, self._row, self._ended = self._way(self._measured), 0, 0.0
+        row = self._rows[min(self._row, len(self._rows) - 1)]
+        self._send(row)
+        self._row += 1
+        if self._row < len(self._rows):
+            return
+        self._ended = self._ended or now
+        away = np.abs(self._measured[:-1] - row[:-1])
+        if away.max() <= ARRIVED:
+            self._next()
+        elif now - self._ended > PATIENCE:
+            joint = self._profile.joint_names[int(away.argmax())]
+            self._trouble(f"{self._left[0]}: the arm does not get there, {joint} is {away.max():.2f} rad off; is something in its way?")
+
+    def _way(self, measured: np.ndarray) -> np.ndarray:
+        if self._left[0] == "park":
+            return resetting.to_home(measured, self._profile)
+        assert self._recorded is not None
+        return resetting.along(self._recorded, measured, self._profile)
+
+    def _send(self, row: np.ndarray) -> None:
+        message = JointState(
+            name=[*self._profile.joint_names, self._profile.gripper.joint],
+            position=[*row[:-1].tolist(), self._profile.opening_to_position(float(row[-1]))],
+        )
+        message.header.stamp = to_stamp(self._stamp)
+        self._targets.publish(message)
+
+    def _next(self) -> None:
+        self._left, self._rows = self._left[1:], None
+        self._asked()
+
+    def _trouble(self, reason: str) -> None:
+        """The arm cannot do it alone: it stays where it is, and a human is asked."""
+        self._left, self._rows = ["prompt"], None
+        self._asked(f"{reason} Please look after it, and ")
+
+    def _asked(self, before: str = "") -> None:
+        """Tell the human, if it is their turn."""
+        if self._left and self._left[0] == "prompt":
+            done = self.resolve_service_name("scene/reset_done")
+            what = f"bring the scene back for '{self._task.tell()}'"
+            text = f"{before}{what}. When it is ready: ros2 service call {done} std_srvs/srv/Trigger"
+            records.append(Path(self.parameters.run_dir) / records.PROMPTS, {"text": text})
+            self.get_logger().warning(text)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Executable `scene`."""
+    return run_node(SceneNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
