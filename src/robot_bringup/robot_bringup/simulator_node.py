@@ -194,7 +194,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         if p.wait_for_reward and not p.realtime:
             self.create_subscription(Reward, "reward", self._on_reward, EVENT)
-        self.create_service(ResetScene, "~/reset", self._on_reset)
+        self.create_service(ResetScene, "scene/reset", self._on_reset)
         self._joint_message = self._new_joint_message()
 
     def activate(self) -> None:
