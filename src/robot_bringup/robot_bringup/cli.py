@@ -34,6 +34,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
   whetstone calibrate name:=value ...                   fit the map from a reward model's own figure to progress
+  whetstone calibrate-arm name:=value ...               show our driver of a SO-100 what its servos' ticks mean
   whetstone assets name:=value ...                      make base policies and reward models again from nothing
 """
 
@@ -70,6 +71,7 @@ def _main(words: list[str]) -> int:
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
         "calibrate": lambda rest: _module("reward_node.calibration", rest),
+        "calibrate-arm": _calibrate_arm,
     }
     name, *rest = words
     if name in MODES:
@@ -145,6 +147,12 @@ def _assets(words: list[str]) -> int:
         _print_help("assets", "make base policies and reward models again from nothing", making.ASSETS_ARGUMENTS, refine=False)
         return 0
     return making.make_assets(pairs(words), Console())
+
+
+def _calibrate_arm(words: list[str]) -> int:
+    from robot_bringup.so100 import calibrate  # the servos' SDK is nobody else's need
+
+    return calibrate.main(words, Console())
 
 
 def _module(name: str, words: list[str]) -> int:

@@ -7,24 +7,22 @@ frame it published has come (and, on request, the reward of the last scored fram
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Episode, Reward, Truth
 from whetstone_msgs.srv import ResetScene
 
+from robot_bringup.gripper_server import GripperServer
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.trajectory import TrajectoryController
 from whetstone.errors import ConfigError, PeerError, WhetstoneError
 from whetstone.images import to_message
-from whetstone.profile import RobotProfile, load_profile
+from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EPISODE, EVENT, STATE, WhetstoneNode, camera_qos, joints_qos, run_node, to_ns, to_stamp
 from whetstone.task import load_task
 
@@ -32,8 +30,6 @@ REPUBLISH_AFTER = 1.0
 """Seconds of wall time after which a frame that nobody answered is published again."""
 GAP = 1_000_000_000
 """Robot time (ns) between the last frame of an episode and the first of the next."""
-RESULT_TIMEOUT = 5
-"""Seconds of wall time that the result of a gripper goal is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,105 +48,6 @@ class Parameters:
     wait_for_reward: bool = False
     reward_every: int = field(default=0, metadata={"ge": 0})
     pretty: bool = False
-
-
-class GripperDriver:
-    """The gripper's action server: accepts at once, reports the result when the fingers arrived, stalled on an object, or a new goal came.
-
-    opening: where the fingers are sent, in [0, 1].
-    """
-
-    ARRIVED = 0.03
-    """Opening that counts as there."""
-    STALLED = (0.004, 3)
-    """Opening per period below which the fingers rest, and for how many periods."""
-
-    def __init__(self, node: WhetstoneNode[Any], profile: RobotProfile) -> None:
-        self.opening = 1.0
-        self._node = node
-        self._profile = profile
-        self._goal: Any = None
-        self._verdict: tuple[bool, bool] | None = None
-        self._last = 1.0
-        self._resting = 0
-        if profile.gripper.kind == "gripper_command":
-            from control_msgs.action import GripperCommand as Action
-        else:
-            from control_msgs.action import ParallelGripperCommand as Action
-        self._type = Action
-        self._server = ActionServer(
-            node,
-            Action,
-            profile.gripper.action,
-            execute_callback=node.guarded(self._result),
-            goal_callback=self._consider,
-            handle_accepted_callback=node.guarded(self._accepted),
-            cancel_callback=lambda _: CancelResponse.ACCEPT,
-            # With rclpy's 900 s each message of status lists all goals of a quarter of an hour, and a run slows down fourfold.
-            result_timeout=RESULT_TIMEOUT,
-        )
-
-    def reset(self, opening: float) -> None:
-        """A new scene: whatever was under way is over."""
-        self._close(reached=False, stalled=False)
-        self.opening = self._last = opening
-        self._resting = 0
-
-    def measured(self, opening: float) -> None:
-        """Look at the fingers after a control period."""
-        self._resting = self._resting + 1 if abs(opening - self._last) < self.STALLED[0] else 0
-        self._last = opening
-        if self._goal is not None:
-            reached = abs(opening - self.opening) <= self.ARRIVED
-            stalled = self._resting >= self.STALLED[1]
-            if reached or stalled or self._goal.is_cancel_requested:
-                self._close(reached, stalled and not reached)
-
-    def destroy(self) -> None:
-        self._server.destroy()
-
-    def _consider(self, request: Any) -> GoalResponse:
-        position = self._position(request)
-        if position is None:
-            self._node.get_logger().warning(f"{self._profile.gripper.action}: goal refused: it needs one finite position")
-            return GoalResponse.REJECT
-        return GoalResponse.ACCEPT
-
-    def _position(self, goal: Any) -> float | None:
-        position = goal.command.position
-        if not isinstance(position, float):
-            position = position[0] if len(position) == 1 else math.nan
-        return float(position) if math.isfinite(position) else None
-
-    def _accepted(self, handle: Any) -> None:
-        self._close(reached=False, stalled=False)
-        position = self._position(handle.request)
-        assert position is not None
-        self._goal = handle
-        self._resting = 0
-        self.opening = self._profile.position_to_opening(position / self._profile.gripper.scale)
-
-    def _close(self, reached: bool, stalled: bool) -> None:
-        goal, self._goal = self._goal, None
-        if goal is not None:
-            self._verdict = (reached, stalled)
-            goal.execute()
-
-    def _result(self, goal: Any) -> Any:
-        reached, stalled = self._verdict or (False, False)
-        result = self._type.Result(reached_goal=reached, stalled=stalled)
-        position = self._profile.gripper.scale * self._profile.opening_to_position(self._last)
-        if self._profile.gripper.kind == "gripper_command":
-            result.position = position
-        else:
-            result.state = JointState(name=[self._profile.gripper.joint], position=[position])
-        if goal.is_cancel_requested:
-            goal.canceled()
-        elif reached or stalled:
-            goal.succeed()
-        else:
-            goal.abort()
-        return result
 
 
 class SimulatorNode(WhetstoneNode[Parameters]):
@@ -189,7 +86,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._camera_publishers = {camera.name: self.create_publisher(Image, camera.topic, qos) for camera in self._profile.cameras}
         self._joint_publisher = self.create_publisher(JointState, self._profile.joint_states, joints_qos(p.realtime))
         self._truth_publisher = self.create_publisher(Truth, "truth", EVENT)
-        self._gripper = GripperDriver(self, self._profile)
+        self._gripper = GripperServer(self, self._profile)
         self.create_subscription(JointTrajectory, self._profile.command.topic, self._on_command, COMMAND)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         if p.wait_for_reward and not p.realtime:

@@ -30,6 +30,11 @@ class TrajectoryController:
         self._desired = np.array(positions, dtype=float)
         self._times, self._points = [], []
 
+    @property
+    def end(self) -> int | None:
+        """Robot time (ns) of the last point in force; None: nothing is."""
+        return self._times[-1] if self._times else None
+
     def accept(self, message: Any, now: int) -> str | None:
         """Take a trajectory at robot time `now` (ns). Returns None, or why it is ignored; then the one in force stays.
 

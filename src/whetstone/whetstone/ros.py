@@ -49,7 +49,7 @@ EXIT_CRASHED = 3
 DEADLINE_RESOLUTION = 0.1
 """Seconds by which a Deadline may be late."""
 GRACE = 5.0
-"""Seconds that a node may take to stop after SIGINT or SIGTERM before it is ended by force."""
+"""Seconds that a node may take to stop after SIGINT or SIGTERM before it is ended by force, unless it says otherwise."""
 
 
 def _qos(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile:
@@ -210,9 +210,11 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
         They are read-only; parameters that the dataclass lacks are ignored (a parameter file serves all nodes).
     counters: name -> value, published on /diagnostics at 1 Hz.
     autostart: the node configures and activates itself (for nodes that nobody manages); run_node's argument does the same.
+    grace: seconds that it may take to stop after a signal before it is ended by force.
     """
 
     autostart = False
+    grace = GRACE
 
     def __init__(self, name: str, parameters: type[P]) -> None:
         super().__init__(name)
@@ -388,10 +390,11 @@ class WhetstoneNode(LifecycleNode, Generic[P]):
 
 
 class _Signals:
-    """SIGINT and SIGTERM as a flag that wakes the executor; a second signal, or GRACE seconds, end the process by force."""
+    """SIGINT and SIGTERM as a flag that wakes the executor; a second signal, or `grace` seconds, end the process by force."""
 
     def __init__(self) -> None:
         self.asked = False
+        self.grace: Callable[[], float] = lambda: GRACE
         self.wake: Callable[[], None] = lambda: None
         self._read, write = socket.socketpair()
         write.setblocking(False)
@@ -408,13 +411,14 @@ class _Signals:
             if self.asked:
                 os._exit(128 + number[0])
             self.asked = True
-            timer = threading.Timer(GRACE, self._force)
+            grace = self.grace()
+            timer = threading.Timer(grace, self._force, (grace,))
             timer.daemon = True
             timer.start()
             self.wake()
 
-    def _force(self) -> None:
-        print(f"[ERROR] {os.path.basename(sys.argv[0])}: did not stop within {GRACE:g} s; ended by force", file=sys.stderr, flush=True)
+    def _force(self, grace: float) -> None:
+        print(f"[ERROR] {os.path.basename(sys.argv[0])}: did not stop within {grace:g} s; ended by force", file=sys.stderr, flush=True)
         os._exit(1)
 
     def close(self) -> None:
@@ -474,6 +478,7 @@ def _spin(node: WhetstoneNode[Any], signals: _Signals, autostart: bool) -> int:
     executor = make_executor()
     executor.add_node(node)
     signals.wake = executor.wake
+    signals.grace = lambda: node.grace
     if autostart and node.trigger_configure() == TransitionCallbackReturn.SUCCESS:
         node.trigger_activate()
     while node.exit_code is None and not signals.asked:
