@@ -103,6 +103,8 @@ class Arm:
         self._wanted = False  # a valid command has come that the torque is not on for yet
         self._alive_until: int | None = None
         self._held: tuple[str, ...] = ()
+        self._unwell: tuple[str, ...] = ()  # what was wrong with the servos, until hold_for after it was last seen
+        self._well_at = 0.0
         self._backoff = settings.line.backoff
         self._retry_at = self._heard_at = self._health_at = self._stepped_at = 0.0
         self._park: tuple[np.ndarray, float, float, float] | None = None  # from, begin, arrival, deadline
@@ -167,7 +169,7 @@ class Arm:
         """Why the arm takes no command, in words; empty: it takes them."""
         if self.state is State.LOST:
             return (self.reason,)
-        found = [f"{self._name(id)} {fault}" for id, vitals in self.vitals.items() for fault in vitals.faults]
+        found = [*self._unwell]
         found += [f"{self._name(id)} let go by itself (did its supply fail?): ~/reset when it is safe" for id in self.torque_lost]
         return tuple(found)
 
@@ -278,6 +280,11 @@ class Arm:
     def _look(self, line: Line, now: float) -> None:
         values = line.read_many(LOOKS_AT)
         self.vitals = {id: judge.look(values[id], now) for id, judge in self._judges.items()}
+        unwell = tuple(f"{self._name(id)} {fault}" for id, vitals in self.vitals.items() for fault in vitals.faults)
+        if unwell:
+            self._well_at = now + self._settings.health.hold_for
+        if unwell or now >= self._well_at:
+            self._unwell = unwell
         if self.state in (State.FOLLOWING, State.PARKING):
             loose = tuple(id for id, torque in line.read(registers.TORQUE).items() if not torque)
             if loose:

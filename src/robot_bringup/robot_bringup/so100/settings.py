@@ -58,13 +58,15 @@ class Band:
 
 @dataclass(frozen=True)
 class Health:
-    """temperature: degrees Celsius; voltage_low, voltage_high: V; load: share of the voltage given to the motor, for load_for s."""
+    """temperature: degrees Celsius; voltage_low, voltage_high: V; load: share of the voltage given to the motor, for load_for s.
+    hold_for: s that the arm holds after the last sign of what was wrong."""
 
     temperature: Band
     voltage_low: Band
     voltage_high: Band
     load: Band
     load_for: float = field(metadata=_POSITIVE)
+    hold_for: float = field(metadata=_POSITIVE)
 
 
 @dataclass(frozen=True)
