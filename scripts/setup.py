@@ -36,6 +36,7 @@ EXECUTABLES = (
     "robot_bringup/scene",
     "robot_bringup/episode_manager",
     "robot_bringup/evaluator",
+    "robot_bringup/so100_driver",
     "robot_bringup/whetstone",
 )
 

@@ -42,6 +42,7 @@ setup(
             "simulator = robot_bringup.simulator_node:main",
             "scene = robot_bringup.scene_node:main",
             "episode_manager = robot_bringup.episode_manager_node:main",
+            "so100_driver = robot_bringup.so100.driver_node:main",
             "evaluator = robot_bringup.evaluator_node:main",
             "whetstone = robot_bringup.cli:main",
         ],

@@ -12,7 +12,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -74,7 +74,10 @@ class _Enter:
     def within(self, seconds: float) -> bool:
         """Whether Enter was pressed; waits at most so long. Raises InputError where nobody can press it any more."""
         if not self._pressed and select.select([self.descriptor], [], [], seconds)[0]:
-            data = os.read(self.descriptor, 4096)
+            try:
+                data = os.read(self.descriptor, 4096)
+            except OSError:  # the terminal was closed
+                data = b""
             if not data:
                 raise InputError("standard input ended before the arm was calibrated; no file was written")
             self._pressed += data.count(b"\n")
@@ -97,7 +100,8 @@ class _Enter:
         try:
             yield
         finally:
-            termios.tcsetattr(self.descriptor, termios.TCSADRAIN, before)
+            with suppress(termios.error):  # the terminal was closed
+                termios.tcsetattr(self.descriptor, termios.TCSADRAIN, before)
 
 
 @dataclass
