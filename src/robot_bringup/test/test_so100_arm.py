@@ -136,7 +136,7 @@ def test_nothing_is_written_before_the_first_valid_command() -> None:
     assert bench.arm.state is State.READING
     assert bench.command([0.0] * 5, names=PROFILE.joint_names[:4]) == "joint 'wrist_roll_joint' is missing"
     assert bench.command([float("nan")] * 5) == "a position is not finite"
-    assert bench.command([0.0] * 5, names=("elbow", *PROFILE.joint_names[1:])).startswith("joint 'elbow' is unknown; this arm has")
+    assert "joint 'elbow' is unknown; this arm has" in str(bench.command([0.0] * 5, names=("elbow", *PROFILE.joint_names[1:])))
     bench.run(0.1)
     assert bench.line.written == [] and not any(bench.torque())
 
