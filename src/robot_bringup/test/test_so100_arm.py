@@ -386,3 +386,31 @@ def test_an_arm_that_was_not_calibrated_like_this_is_refused(change, words) -> N
     with pytest.raises(BusError, match="servo 3") as error:
         bench.arm.connect(bench.now)
     assert words in str(error.value)
+
+
+def test_without_torque_the_arm_stays_where_it_was_parked() -> None:
+    """In the simulated model, whose gravity compensation is taken away; from its home pose the same arm falls."""
+    import mujoco
+
+    from robot_bringup.sim.simulation import Simulation
+
+    simulation = Simulation(PROFILE)
+    model, data = simulation.model, simulation.data
+    sim = PROFILE.sim
+    assert sim is not None
+    model.body_gravcomp[:] = model.actuator_gainprm[:] = model.actuator_biasprm[:] = 0
+
+    def fall(positions) -> float:
+        """Distance (m) that the hand has gone after 2 s without torque."""
+        for name, position in zip(NAMES, positions):
+            joint = sim.joints[name]
+            data.qpos[model.joint(joint.model_joint).qposadr[0]] = joint.to_model(position)
+        data.qvel[:] = 0
+        mujoco.mj_forward(model, data)
+        before = data.body(sim.model["hand_body"]).xpos.copy()
+        mujoco.mj_step(model, data, nstep=round(2 / model.opt.timestep))
+        return float(np.linalg.norm(data.body(sim.model["hand_body"]).xpos - before))
+
+    assert fall([*(SETTINGS.park.pose[name] for name in PROFILE.joint_names), 0.0]) < 0.01
+    assert fall([*PROFILE.home, 0.0]) > 0.1
+    simulation.close()

@@ -62,8 +62,8 @@ class DriverNode(WhetstoneNode[Parameters]):
         self.grace = longest / settings.park.velocity + settings.park.patience + GRACE
         self._joints = self.create_publisher(JointState, profile.joint_states, joints_qos(True))
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", STATE)
-        self.create_subscription(JointTrajectory, profile.command.topic, self._on_command, COMMAND)
-        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._commands = self.create_subscription(JointTrajectory, profile.command.topic, self._on_command, COMMAND)
+        self._reset = self.create_service(Trigger, "~/reset", self._on_reset)
         grip = settings.gripper
         self._gripper = GripperServer(
             self,
@@ -87,8 +87,12 @@ class DriverNode(WhetstoneNode[Parameters]):
         self._park()
 
     def cleanup(self) -> None:
-        self._gripper.destroy()
         self._arm.close()
+        self._gripper.destroy()
+        self.destroy_subscription(self._commands)
+        self.destroy_service(self._reset)
+        self.destroy_publisher(self._joints)
+        self.destroy_publisher(self._health)
 
     # In.
 

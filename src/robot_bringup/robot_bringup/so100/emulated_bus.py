@@ -6,13 +6,14 @@ on demand: a servo that answers late, damaged, by a wrong id, with half a packet
 protocol and memory table, and on purpose without the SDK and without registers.py, so that both are checked against it. It is not the
 servo: gains, friction, gravity and the time on the wire are not modelled. Does not depend on ROS.
 
-    python -m robot_bringup.so100.emulated_bus link:=/tmp/so100
+    python -m robot_bringup.so100.emulated_bus link:=/tmp/so100 calibration:=/tmp/so100.yaml
 """
 
 from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -33,9 +34,10 @@ FAULTS = ("none", "late", "checksum", "id", "half", "never")
 _LASTING = 40
 """Memory below this address survives a power cut."""
 
-_HELP = """python -m robot_bringup.so100.emulated_bus link:=/tmp/so100 ids:=1,2,3,4,5,6
+_HELP = """python -m robot_bringup.so100.emulated_bus link:=/tmp/so100 calibration:=''
 
-The servos of a SO-100 on a pseudo-terminal that `link` leads to. Lines on standard input change them:
+The servos of a SO-100 on a pseudo-terminal that `link` leads to; `calibration` is a file to write that fits them. Lines on standard input
+change them:
 
   hand ID TICKS           turn it by hand (torque off)
   block ID LOW HIGH       something stands in its way; without numbers: no more
@@ -401,16 +403,28 @@ def _obey_line(bus: EmulatedBus, words: list[str]) -> str:
     return ""
 
 
+def _write_calibration(path: Path) -> None:
+    """Of servos that were all mounted in the middle of their turn."""
+    from robot_bringup.so100.calibration import Calibration, JointCalibration, save_calibration
+    from robot_bringup.so100.settings import load_settings
+    from whetstone.profile import load_profile
+
+    servos = load_settings("so100", load_profile("so100")).servos
+    joints = {name: JointCalibration(servo.id, 2048, 0, TURN - 1, 1, 0) for name, servo in servos.items()}
+    save_calibration(Calibration("so100", "emulated", joints), path)
+
+
 def main(arguments: list[str]) -> None:
     """Until standard input ends. Raises ConfigError and InputError."""
-    values = parse_arguments(arguments, {"link": "/tmp/so100", "ids": "1,2,3,4,5,6"})
-    if not all(word.isdigit() and 0 < int(word) < 254 for word in values["ids"].split(",")):
-        raise ConfigError(f"argument ids:={values['ids']} must be numbers from 1 to 253 with commas between them")
+    values = parse_arguments(arguments, {"link": "/tmp/so100", "calibration": ""})
     link = Path(values["link"])
     if link.exists() and not link.is_symlink():
         raise InputError(f"{link}: is there already, and is no link")
-    with EmulatedBus(link, [int(word) for word in values["ids"].split(",")]) as bus:
-        print(f"emulated servos {values['ids']} on {link}; Ctrl-C ends them", flush=True)
+    if values["calibration"]:
+        _write_calibration(Path(values["calibration"]))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the link goes then too
+    with EmulatedBus(link) as bus:
+        print(f"six emulated servos on {link}; Ctrl-C ends them", flush=True)
         try:
             for line in sys.stdin:
                 try:
