@@ -19,7 +19,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from whetstone_msgs.msg import Episode, Reward, Truth
 from whetstone_msgs.srv import ResetScene
 
-from robot_bringup.simulator_node import RESULT_TIMEOUT
+from robot_bringup.gripper_server import RESULT_TIMEOUT
 from whetstone.images import to_array
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, STATE, camera_qos, to_ns, to_stamp

@@ -15,7 +15,6 @@ from control_msgs.action import ParallelGripperCommand
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from graph import ROBOT, Graph
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
@@ -25,6 +24,7 @@ from policy_node.commands import ArmCommand, gripper_goal
 from robot_bringup.so100.calibration import RAD_PER_TICK, Calibration, Converter, JointCalibration, save_calibration
 from robot_bringup.so100.emulated_bus import EmulatedBus
 from robot_bringup.so100.settings import load_settings
+from whetstone.config import find
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, STATE, to_ns
 
@@ -213,7 +213,9 @@ def test_an_arm_is_driven_unplugged_and_parked(peers: Peers) -> None:
 
 def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peers) -> None:
     graph, emulated = peers.graph, peers.emulated
-    peers.start()
+    hasty = graph.tmp_path / "hasty.yaml"
+    hasty.write_text(find("drivers", "so100").read_text().replace("patience: 2.0", "patience: 0.2"))
+    peers.start(driver=str(hasty))
     graph.until_matched(peers.commands)
     peers.hear()
     peers.command(START[:-1])
@@ -223,7 +225,7 @@ def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peer
     graph.processes["so100_driver"].kill()
     graph.processes["so100_driver"].wait()
     held = len(peers.written())
-    peers.start(active=False, autostart=True)  # a transition would be sent to the dead one, which is not forgotten yet
+    peers.start(active=False, autostart=True, driver=str(hasty))  # a transition would be sent to the dead one, which is not forgotten yet
     peers.hear()
     graph.until_matched(peers.commands)
     assert peers.written()[held:] == [] and peers.torque() == {True}
@@ -253,10 +255,7 @@ def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peer
 
 def test_what_is_wrong_at_the_start_is_one_line(peers: Peers, tmp_path: Path) -> None:
     peers.emulated.servo(4).fault = "never"
-    peers.start(active=False)
+    peers.start(active=False, autostart=True)
     graph = peers.graph
-    request = ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE))
-    answer = graph.call(ChangeState, "so100_driver/change_state", request)
-    assert answer is not None and not answer.success
     assert graph.until_exit("so100_driver") == 2
     assert "servo 4 (wrist_flex_joint) does not answer within 20 ms: check the cable that leads to servo 4" in graph.log("so100_driver")

@@ -57,7 +57,7 @@ class Probe(ros.WhetstoneNode[Parameters]):
             self.counters.update(frames=3, seconds=0.25, peer="camera")
             self.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, ros.STATE)
         elif fault == "stuck":
-            ros.GRACE = 0.5
+            self.grace = 0.5
             self.create_timer(0.01, self._stick)
         print("active", flush=True)
 

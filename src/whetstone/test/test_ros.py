@@ -121,7 +121,7 @@ def test_a_wish_to_stop_is_obeyed_at_once_and_quietly(probe: Any, number: signal
     process.send_signal(number)
     output, errors = process.communicate(timeout=DEADLINE)
     assert (process.returncode, errors, output.split()) == (0, "", ["deactivate", "cleanup"])
-    # A node that takes longer than ros.GRACE ends with code 1.
+    # A node that takes longer than its grace ends with code 1.
 
 
 def test_a_failure_while_stopping_is_not_hidden(probe: Any) -> None:
