@@ -89,8 +89,15 @@ class Peers:
         build = ArmCommand(PROFILE).build(np.asarray(positions), np.zeros(5), 0, round(seconds * 1e9))
         self.commands.publish(build)
 
-    def until_at(self, positions, atol: float = 0.02) -> None:
-        self.graph.until(lambda: self.states and np.abs(self.measured()[: len(positions)] - positions).max() < atol, 20)
+    def at(self, positions, atol: float = 0.02) -> bool:
+        return bool(self.states) and np.abs(self.measured()[: len(positions)] - positions).max() < atol
+
+    def until_at(self, positions) -> None:
+        self.graph.until(lambda: self.at(positions), 20)
+
+    def drive(self, positions) -> None:
+        """Command it again and again, as a policy does."""
+        self.graph.until(lambda: self.command(positions, 0.1) or self.at(positions), 20)
 
     def grip(self, opening: float) -> Any:
         """The action's result; None: it was refused."""
@@ -227,10 +234,8 @@ def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peer
     held = len(peers.written())
     peers.start(active=False, autostart=True, driver=str(hasty))  # a transition would be sent to the dead one, which is not forgotten yet
     peers.hear()
-    graph.until_matched(peers.commands)
     assert peers.written()[held:] == [] and peers.torque() == {True}
-    peers.command(START[:-1] + 0.1)
-    peers.until_at(START[:-1] + 0.1)
+    peers.drive(START[:-1] + 0.1)
 
     # The supply fails: nobody but a human lets the arm have torque again.
     emulated.cut()
