@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,7 @@ def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peer
     # Killed: the servos hold, and who comes next takes them over as they are.
     graph.processes["so100_driver"].kill()
     graph.processes["so100_driver"].wait()
+    time.sleep(0.3)  # what it wrote last is on the line still
     held = len(peers.written())
     peers.start(active=False, autostart=True, driver=str(hasty))  # a transition would be sent to the dead one, which is not forgotten yet
     peers.hear()
