@@ -239,7 +239,7 @@ def test_what_only_a_node_can_find_wrong_is_one_line_too(work, text, words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "refine", "robot:=frank"), "unknown robot 'frank'; did you mean 'franka'? known: franka, so100"),
+        (("run", "refine", "robot:=frank"), "unknown robot 'frank'; did you mean 'franka'? known: fr3, fr3_crisp"),
         (("run", "refine", "task:=juggle"), "unknown task 'juggle'; known: pick_and_place, push, reach, stack, tray_then_button"),
         (("run", "refine", "reward:=sarm"), "unknown reward 'sarm'; did you mean 'sarm2'?"),
         (("run", "refine", "polcy:=flow_vla"), "unknown argument 'polcy'; did you mean 'policy'?"),

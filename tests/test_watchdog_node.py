@@ -19,15 +19,17 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Command, Episode, Watchdog
 
-from policy_node.commands import ARM_COMMAND, ArmCommand
+from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
+from policy_node.watchdog import set_points
 from whetstone.config import find
 from whetstone.images import to_message
+from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, LATCHED, STATE, camera_qos
 
 PROFILE = load_profile(ROBOT)
-NAMES = [*PROFILE.joint_names, PROFILE.gripper.joint]
 HERE, SPEED = PROFILE.home, 0.2
+EVERYBODY = {"joints", "camera", "policy", "mode"}
 
 
 def robot_with_mode(tmp_path: Path, type: str) -> str:
@@ -41,10 +43,11 @@ def robot_with_mode(tmp_path: Path, type: str) -> str:
 class Peers:
     """All that speak; those named in `speaking` do so every 20 ms while `until` waits."""
 
-    def __init__(self, graph: Graph, robot: str) -> None:
+    def __init__(self, graph: Graph, robot: str, profile=PROFILE, hardware=True, speaking=EVERYBODY) -> None:
         node = graph.node
-        self.graph, self.arm = graph, ArmCommand(PROFILE)
-        self.speaking = {"joints", "camera", "policy"}
+        self.graph, self.profile, self.arm = graph, profile, TrajectoryCommand(profile)
+        self.speaking, self.mode_now = speaking, 1
+        self.grip = np.full(len(profile.command_names) - len(profile.joints), profile.opening_to_goal(0.5))
         self.joints = node.create_publisher(JointState, PROFILE.joint_states, STATE)
         self.camera = node.create_publisher(Image, PROFILE.cameras[0].topic, camera_qos(True))
         self.life = node.create_publisher(Command, "policy/command", EVENT)
@@ -53,10 +56,12 @@ class Peers:
         self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
         self.driven: list[JointTrajectory] = []
         self.states: list[Watchdog] = []
-        node.create_subscription(JointTrajectory, PROFILE.command.topic, self.driven.append, 10)
+        if profile.command.kind == "joint_trajectory":
+            node.create_subscription(JointTrajectory, profile.command.topic, self.driven.append, 10)
         node.create_subscription(Watchdog, "watchdog", self.states.append, LATCHED)
-        graph.start("policy_node", "watchdog", "watchdog", robot=robot)
-        graph.until_matched(self.joints, self.camera, self.life, self.commands, *self.buttons, self.mode, graph.episodes)
+        graph.start("policy_node", "watchdog", "watchdog", robot=robot, hardware=hardware)
+        modes = (self.mode,) if hardware else ()
+        graph.until_matched(self.joints, self.camera, self.life, self.commands, *self.buttons, *modes, graph.episodes)
 
     def until(self, condition) -> None:
         spoken = 0.0
@@ -66,13 +71,17 @@ class Peers:
             if time.monotonic() - spoken > 0.02:
                 spoken = time.monotonic()
                 if "joints" in self.speaking:
-                    velocity = [SPEED] * len(PROFILE.joint_names) + [0.0]
-                    self.joints.publish(JointState(name=NAMES, position=[*HERE, PROFILE.gripper.open], velocity=velocity))
+                    profile = self.profile
+                    names, velocity = [*profile.joint_names, profile.gripper.joint], [SPEED] * len(profile.joints) + [0.0]
+                    self.joints.publish(JointState(name=names, position=[*profile.home, profile.gripper.open], velocity=velocity))
+                if "mode" in self.speaking:
+                    self.mode.publish(UInt8(data=self.mode_now))
                 if "camera" in self.speaking:
                     self.camera.publish(to_message(np.zeros((128, 128, 3), np.uint8), 0, "front"))
                 if "policy" in self.speaking:
                     self.life.publish(Command())
-                    self.commands.publish(self.arm.build(HERE + 0.01, np.zeros_like(HERE), 0))
+                    home = self.profile.home
+                    self.commands.publish(self.arm.build(np.append(home + 0.01, self.grip), np.zeros_like(home), 0))
             return condition()
 
         self.graph.until(speak)
@@ -104,7 +113,7 @@ class Peers:
         return answer.success, answer.message
 
     def release(self) -> None:
-        self.speaking = {"joints", "camera", "policy"}
+        self.speaking = EVERYBODY
         end = time.monotonic() + 0.2
         self.until(lambda: time.monotonic() > end)
         self.until(lambda: self.call("release")[0])
@@ -125,8 +134,9 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
             ("policy", "policy: no command for 0."),
             ("joints", "joint states: nothing for 0."),
             ("camera", "camera 'front': "),
+            ("mode", "robot mode: nothing for 0."),
         ):
-            peers.speaking = {"joints", "camera", "policy"} - {part}
+            peers.speaking = EVERYBODY - {part}
             peers.until_stopped(reason)
             assert "When it is safe: ros2 service call /so100/watchdog/release std_srvs/srv/Trigger" in graph.log("watchdog")
             peers.release()
@@ -138,9 +148,9 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
             button.publish(Bool(data=False))
             peers.release()
 
-        peers.mode.publish(UInt8(data=5))
+        peers.mode_now = 5
         peers.until_stopped("robot mode: data is 5, which takes no commands")
-        peers.mode.publish(UInt8(data=2))
+        peers.mode_now = 2
         peers.release()
 
         other = graph.node.create_publisher(JointTrajectory, PROFILE.command.topic, 10)
@@ -158,6 +168,12 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
         peers.until_stopped("command: ")
         peers.release()
 
+        # What the watchdog judged is all that the driver hears: other joints than it believes, or a second point, would not be.
+        swapped = JointTrajectory(joint_names=PROFILE.joint_names[::-1], points=peers.arm.build(HERE, np.zeros_like(HERE), 0).points)
+        peers.commands.publish(swapped)
+        peers.until_stopped("command: not finite, or of another arm")
+        peers.release()
+
         # Nobody has to command an arm that rests.
         graph.say(Episode.PHASE_ENDED)
         peers.speaking, end = {"joints"}, time.monotonic() + 0.6
@@ -167,10 +183,72 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
         graph.close()
 
 
-def test_a_mode_of_messages_that_are_not_installed(tmp_path, domain) -> None:
+def test_a_driver_that_is_silent_about_its_mode_gets_no_commands(tmp_path, domain) -> None:
     graph = Graph(tmp_path, domain)
     try:
-        graph.start("policy_node", "watchdog", "watchdog", active=False, robot=robot_with_mode(tmp_path, "nobody_msgs/msg/Mode"))
+        peers = Peers(graph, robot_with_mode(tmp_path, "std_msgs/msg/UInt8"), speaking={"joints", "camera", "policy"})
+        graph.say(Episode.PHASE_RUNNING)
+        peers.until(lambda: peers.states and peers.states[-1].stopped)
+        assert list(peers.states[-1].reasons) == ["robot mode: never heard"]
+        assert peers.call("release") == (False, "still stopped: robot mode: never heard")
+        assert not [one for one in peers.driven if one not in peers.brakes()]
+        peers.release()
+    finally:
+        graph.close()
+
+
+@pytest.mark.parametrize("kind", ["forward", "joint_state", "pose"])
+def test_a_driver_that_draws_no_way_is_braked_set_point_by_set_point(tmp_path, domain, kind) -> None:
+    """What goes through is the policy's command in the driver's words; stopped, set-points follow until the arm rests."""
+    name = {"forward": "so101_follower", "joint_state": "so100", "pose": "so100"}[kind]
+    path = tmp_path / "robot.yaml"
+    frame = ", frame: base" if kind == "pose" else ""
+    change = f"\ncommand: {{kind: {kind}, topic: driver/commands{frame}}}\n" if name == "so100" else ""
+    path.write_text(f"extends: {name}\nname: changed{change}\n")
+    profile = load_profile(str(path))
+    graph = Graph(tmp_path, domain)
+    try:
+        heard: list[tuple[float, np.ndarray]] = []
+        command = arm_command(profile)
+        kinematics = ForwardKinematics(profile)
+
+        def listen(message) -> None:
+            if kind == "pose":
+                assert message.header.frame_id == "base"
+                p = message.pose.position
+                heard.append((time.monotonic(), np.array([p.x, p.y, p.z])))
+            else:
+                heard.append((time.monotonic(), np.array(message.data if kind == "forward" else message.position)))
+
+        graph.node.create_subscription(command.message_type, profile.command.topic, listen, 50)
+        peers = Peers(graph, str(path), profile, hardware=False)
+        graph.say(Episode.PHASE_RUNNING)
+        peers.until(lambda: len(heard) > 3)
+        where = profile.home + 0.01
+
+        def said(joints: np.ndarray) -> np.ndarray:
+            if kind == "pose":
+                return kinematics.end_effector(joints)
+            return np.append(joints, peers.grip) if kind == "forward" else joints
+
+        np.testing.assert_allclose(heard[-1][1], said(where), atol=1e-9)
+        heard.clear()
+        assert peers.call("stop") == (True, "stopped")
+        row = set_points(profile, where, profile.home, np.full(len(profile.joints), SPEED))
+        first = next((i for i, (_, one) in enumerate(heard) if np.abs(one - said(where)).max() > 1e-9), len(heard))
+        peers.until(lambda: len(heard) >= first + len(row))
+        end = time.monotonic() + 0.3
+        peers.until(lambda: time.monotonic() > end)
+        assert len(heard) == first + len(row), "then the driver is left alone"
+        np.testing.assert_allclose([one for _, one in heard[first:]], [said(joints) for joints in row], atol=1e-9)
+    finally:
+        graph.close()
+
+
+def test_a_mode_of_messages_that_are_not_installed(tmp_path, domain) -> None:
+    graph, robot = Graph(tmp_path, domain), robot_with_mode(tmp_path, "nobody_msgs/msg/Mode")
+    try:
+        graph.start("policy_node", "watchdog", "watchdog", active=False, robot=robot, hardware=True)
         client = graph.node.create_client(ChangeState, "watchdog/change_state")
         graph.until(client.service_is_ready)
         client.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))

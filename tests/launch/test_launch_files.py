@@ -154,7 +154,7 @@ def test_an_interrupt_stops_everything_within_seconds(launched):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("robot:=frank",), "unknown robot 'frank'; did you mean 'franka'? known: franka, so100"),
+        (("robot:=frank",), "unknown robot 'frank'; did you mean 'franka'? known: fr3, fr3_crisp"),
         (("polcy:=flow_vla",), "unknown argument 'polcy'; did you mean 'policy'?"),
         (("iterations:=x",), "argument iterations:=x must be an integer"),
     ],

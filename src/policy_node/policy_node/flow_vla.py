@@ -66,8 +66,8 @@ class FlowVLAPolicy:
             FlowNetwork(localiser.size, self.columns, config.horizon, config.width, config.blocks, config.text_size).to(device).eval()
         )
         shape = asdict(config) | {
-            "robot": profile.name,
-            "joints": list(profile.joint_names),
+            "robot": profile.asset_name,
+            "joints": list(profile.asset_joints),
             "vision": vision.identity,
             "localiser": localiser.identity,
         }
@@ -93,9 +93,9 @@ class FlowVLAPolicy:
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> FlowVLAPolicy:
         """Raises ConfigError for a bad key, AssetError where weights are missing or do not fit."""
         parsed = parse(FlowVLAConfig, config, "config/policies/flow_vla.yaml")
-        policy = cls(parsed, profile, VisionEncoder.load(profile.name), Localiser.load(profile.name), device)
+        policy = cls(parsed, profile, VisionEncoder.load(profile.asset_name), Localiser.load(profile.asset_name), device)
         if parsed.weights:
-            path = asset_path(parsed.weights.format(robot=profile.name))
+            path = asset_path(parsed.weights.format(robot=profile.asset_name))
             try:
                 with safe_open(str(path), "pt") as file:
                     made_for = (file.metadata() or {}).get("config_hash")
@@ -205,7 +205,7 @@ class FlowVLAPolicy:
         """
         if not self.config.demonstrations:
             return None
-        path = asset_path(self.config.demonstrations.format(robot=self.profile.name))
+        path = asset_path(self.config.demonstrations.format(robot=self.profile.asset_name))
         try:
             with safe_open(str(path), "pt") as file:
                 inputs, chunks, which = (file.get_tensor(name) for name in ("inputs", "chunks", "instruction"))

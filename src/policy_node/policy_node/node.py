@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from rclpy.action import ActionClient
 from sensor_msgs.msg import Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
+from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
-from policy_node.commands import ARM_COMMAND, ArmCommand, gripper_action_type, gripper_goal
+from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from policy_node.execution import ChunkExecution
+from policy_node.gripper_link import gripper_link
 from policy_node.pace import Pace
 from policy_node.teleoperation import Teleoperation
 from policy_node.weights import WeightsReceiver
@@ -43,6 +43,7 @@ from whetstone.ros import (
     COMMAND,
     EPISODE,
     EVENT,
+    LATCHED,
     WhetstoneNode,
     camera_qos,
     deserialize,
@@ -118,7 +119,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
         self._guard = Guard(self._profile)
-        self._arm = ArmCommand(self._profile)
+        self._arm = TrajectoryCommand(self._profile) if p.gated else arm_command(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
         self._teleoperation, self._scene = Teleoperation(), Teleoperation()
         spec = self._policy.spec
@@ -136,7 +137,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._unanswered = False
         self._previous: GuardResult | None = None
         self._previous_stamp = 0
-        self._last_command: JointTrajectory | None = None
+        self._last_command: Any = None
+        self._grip: float | None = None  # the opening that a gripper which travels with the arm was last sent to
+        self._stopped = False  # by the watchdog
         self._gripper_goal: object | None = None  # what the gripper has not accepted yet; in lockstep the arm's command waits for it
         self._broken = ""  # why the weights in use must go
         self._observed = time.monotonic()
@@ -145,7 +148,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _create_interfaces(self) -> None:
         p, profile = self.parameters, self._profile
-        self._arm_commands = self.create_publisher(JointTrajectory, ARM_COMMAND if p.gated else profile.command.topic, COMMAND)
+        self._arm_commands = self.create_publisher(self._arm.message_type, ARM_COMMAND if p.gated else profile.command.topic, COMMAND)
         self._action_records = self.create_publisher(Action, "policy/action", EVENT)
         self._command_records = self.create_publisher(Command, "policy/command", EVENT)
         for topic, who in ((TELEOP_COMMAND, self._teleoperation), (SCENE_COMMAND, self._scene)):
@@ -155,7 +158,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
             self.create_subscription(JointState, topic, on_target, COMMAND)
         self._guard_reports = self.create_publisher(GuardMessage, "guard", EVENT)
-        self._gripper = ActionClient(self, gripper_action_type(profile), profile.gripper.action)
+        self._gripper = gripper_link(self, profile)
+        if p.gated:
+            self.create_subscription(WatchdogMessage, "watchdog", self._on_watchdog, LATCHED)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         key = load_key(p.weights_key) if p.weights_key else b""
         self._weights = WeightsTopics(self, self._receiver, self._apply_weights, key, lambda: self._measured.stamp if self._measured else 0)
@@ -183,7 +188,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._jobs.put(None)
 
     def cleanup(self) -> None:
-        self._gripper.destroy()
+        if self._gripper is not None:
+            self._gripper.destroy()
         self._receiver.close()
         del self._policy
 
@@ -244,7 +250,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._policy.reset(message.instruction, int(message.seed), _mode(message))
                 self._begun = message.episode_id
                 self._trigger.reset()
-                self._previous = self._last_command = None
+                self._previous = self._last_command = self._grip = None
             elif self.parameters.realtime:
                 self._previous = None  # a pause: whoever stopped the arm, or moved it by hand, it goes on from where it is measured
         self._observed = time.monotonic()
@@ -259,8 +265,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._commanded = math.nan
             self._gripper_goal = None
         if running and self.parameters.realtime and self._previous is not None:
-            joints = self._previous.command[:-1]
-            self._arm_commands.publish(self._arm.build(joints, np.zeros_like(joints), 0))
+            targets = self._targets(self._previous)
+            self._arm_commands.publish(self._arm.build(targets, np.zeros(len(self._profile.joints)), 0))
+
+    def _on_watchdog(self, message: WatchdogMessage) -> None:
+        """While the arm is stopped the gripper keeps its grip: no goal goes to it, and what it has not taken yet is taken back."""
+        self._stopped = message.stopped
+        if self._stopped:
+            self._gripper_goal = None
+            self._trigger.reset()  # let go on, the arm's wish of then is sent
 
     # A human at the arm, and whoever brings the scene back.
 
@@ -459,10 +472,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._previous, self._previous_stamp = result, stamp
         if again:
             return  # a controller must not be given the same goal twice
-        command = self._arm.build(result.command[:-1], result.velocity, 0 if self.parameters.realtime else stamp)
+        opening = None if result.held or self._stopped else self._trigger.update(float(result.command[-1]))
+        if opening is not None:
+            self._grip = opening
+        command = self._arm.build(self._targets(result), result.velocity, 0 if self.parameters.realtime else stamp)
         self._last_command = command
-        opening = None if result.held else self._trigger.update(float(result.command[-1]))
-        if opening is None:
+        if opening is None or self._gripper is None:
             self._arm_commands.publish(command)
         elif self.parameters.realtime:
             self._arm_commands.publish(command)
@@ -470,20 +485,29 @@ class PolicyNode(WhetstoneNode[Parameters]):
         else:
             self._send_gripper(opening, lambda: self._arm_commands.publish(command))
 
+    def _targets(self, result: GuardResult) -> np.ndarray:
+        """What the arm's driver is told, for profile.command_names: joints, and the gripper's where it travels with them."""
+        if self._gripper is not None:
+            return result.command[:-1]
+        opening = float(result.command[-1]) if self._grip is None else self._grip
+        return np.append(result.command[:-1], self._profile.opening_to_goal(opening))
+
     def _send_gripper(self, opening: float, then: Callable[[], None]) -> None:
         """Give the gripper its goal as soon as its driver is there; `then` once it answered. A driver that does not answer is named.
 
         A newer goal or the end of the episode takes it back: it is not sent any more if it was not yet, and `then` is not called.
         """
-        goal = self._gripper_goal = object()
-        deadline = self.deadline(self.parameters.deadline * _PATIENCE, self._profile.gripper.action, "acceptance of a gripper goal")
+        assert self._gripper is not None
+        link, goal = self._gripper, object()
+        self._gripper_goal = goal
+        deadline = self.deadline(self.parameters.deadline * _PATIENCE, link.name, "acceptance of a gripper goal")
         polls: list[Any] = []
 
-        def answered(future: Any) -> None:
+        def answered(accepted: bool) -> None:
             if not deadline.met:
                 deadline.meet()
-                if not future.result().accepted:
-                    self.get_logger().warning(f"{self._profile.gripper.action} refused a goal of opening {opening:.2f}")
+                if not accepted:
+                    self.get_logger().warning(f"{link.name} refused a goal of opening {opening:.2f}")
                 if self._gripper_goal is goal:
                     self._gripper_goal = None
                     then()
@@ -493,12 +517,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 deadline.meet()
                 if self._gripper_goal is None:
                     self._trigger.reset()  # the gripper never heard of it
-            if not deadline.met and not self._gripper.server_is_ready():
+            if not deadline.met and not link.ready():
                 return False
             for timer in polls:
                 self.destroy_timer(timer)
             if not deadline.met:
-                self._gripper.send_goal_async(gripper_goal(self._profile, opening)).add_done_callback(self.guarded(answered))
+                link.send(opening, answered)
             return True
 
         if not send():

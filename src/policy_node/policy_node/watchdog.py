@@ -15,6 +15,7 @@ import numpy as np
 from whetstone.profile import RobotProfile
 
 POLICY = "policy"
+MODE = "robot mode"
 LOOKS = 8
 """Judgements that are asked for in a control period."""
 
@@ -22,11 +23,13 @@ LOOKS = 8
 class Watchdog:
     """patience: control periods after the last word of the policy by which the arm is being stopped.
 
+    needed: parts without a word of which no command goes through, e.g. MODE.
     stopped: why, empty while commands go through. A part (camera, joint states) is watched once it was heard and while commands move the
     arm: from the first command of an episode to its end.
     """
 
-    def __init__(self, profile: RobotProfile, patience: float = 2.0) -> None:
+    def __init__(self, profile: RobotProfile, patience: float = 2.0, needed: Sequence[str] = ()) -> None:
+        self._needed = tuple(needed)
         self.stopped: tuple[str, ...] = ()
         self._names, self._max_step = profile.joint_names, profile.guard.max_step
         self._policy = (patience - 1 / LOOKS) * profile.period  # one look early, so that the arm is stopped in time
@@ -47,6 +50,9 @@ class Watchdog:
         """Whether this command (joints,) rad may go to the driver; running: an episode does. One that is no finite number or further from
         `measured` than the guard lets any be stops the arm: it never passed the guard."""
         if self.stopped:
+            return False
+        if missing := self._never():
+            self.stop(missing[0])
             return False
         if measured is None:
             self.stop("command: where the arm is is not known")
@@ -85,7 +91,7 @@ class Watchdog:
         """A human says that commands may go through again. Whether they do, and why not."""
         if not self.stopped:
             return False, "not stopped"
-        if found:
+        if found := (*found, *self._never()):
             return False, f"still stopped: {'; '.join(found)}"
         stale = [part for part, last in self._heard.items() if part != POLICY and now - last > self._stale]
         if stale:
@@ -93,6 +99,9 @@ class Watchdog:
         self.stopped = ()
         self.rest()
         return True, "released"
+
+    def _never(self) -> tuple[str, ...]:
+        return tuple(f"{part}: never heard" for part in self._needed if part not in self._heard)
 
 
 def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, float]:
@@ -104,3 +113,19 @@ def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray
     speed = np.clip(np.nan_to_num(velocities), -profile.velocity, profile.velocity)
     seconds = max(profile.period, float((np.abs(speed) / profile.acceleration).max()))
     return np.clip(positions + speed * seconds / 2, profile.lower, profile.upper), seconds
+
+
+def set_points(profile: RobotProfile, last: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """The same brake for a driver that draws no way to its target: (K, joints) rad, one for each control period from now, the last of them
+    where the arm rests. last: (joints,) rad, the set-point that it follows now, ahead of where it is measured.
+
+    rest + (last - rest) (1 - t/T)^2: constant deceleration, which begins at the set-point in force and so without a step; T is long enough
+    for the limits of velocity and acceleration.
+    """
+    rest, seconds = braking(profile, positions, velocities)
+    way = np.abs(last - rest)
+    # The difference of set-points over a period is at most 2 way / T, that of such differences 2 way (period / T)^2.
+    seconds = max(seconds, float(np.max(2 * way / profile.velocity)), float(np.sqrt(2 * way / profile.acceleration).max()))
+    count = max(1, int(np.ceil(seconds / profile.period - 1e-9)))
+    share = 1 - np.arange(1, count + 1)[:, None] / count
+    return rest + (last - rest) * share**2

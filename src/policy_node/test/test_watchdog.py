@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy_node.watchdog import POLICY, Watchdog, braking
+from policy_node.watchdog import MODE, POLICY, Watchdog, braking, set_points
 from whetstone.profile import load_profile
 
 PROFILE = load_profile("franka")
@@ -92,6 +92,23 @@ def test_nothing_passes_before_the_arm_is_known() -> None:
     assert not watchdog.passes(HERE, None, running=True) and watchdog.stopped == ("command: where the arm is is not known",)
 
 
+def test_a_mode_that_nobody_tells_holds_the_arm() -> None:
+    """A driver that says in what mode it is must have said so before a command goes through, and go on saying it."""
+    watchdog = Watchdog(PROFILE, needed=(MODE,))
+    for part in (JOINTS, CAMERA):
+        watchdog.heard(part, 0.0)
+    assert not watchdog.look(5.0), "nothing moves yet: a driver may take its time"
+    assert not watchdog.passes(HERE, HERE, running=True) and watchdog.stopped == ("robot mode: never heard",)
+    for part in (JOINTS, CAMERA):
+        watchdog.heard(part, 5.0)
+    assert watchdog.release(5.0) == (False, "still stopped: robot mode: never heard")
+    watchdog.heard(MODE, 5.0)
+    assert watchdog.release(5.0) == (True, "released") and watchdog.passes(HERE, HERE, running=True)
+    for part in (JOINTS, CAMERA, POLICY):
+        watchdog.heard(part, 5.0 + STALE + PERIOD)
+    assert watchdog.look(5.0 + STALE + PERIOD) and watchdog.stopped[0].startswith("robot mode: nothing for")
+
+
 def test_only_a_human_releases_it_and_not_while_it_is_still_wrong() -> None:
     watchdog = moving()
     assert watchdog.release(0.0) == (False, "not stopped")
@@ -132,3 +149,28 @@ def test_a_velocity_that_is_no_number_counts_as_none() -> None:
     rest, seconds = braking(PROFILE, HERE, np.full(COUNT, np.nan))
     np.testing.assert_array_equal(rest, HERE)
     assert seconds == PROFILE.period
+
+
+@pytest.mark.parametrize("robot", ["fr3_crisp", "so101_follower"])
+@given(data=st.data())
+def test_set_points_of_a_brake_are_within_all_limits_and_end_at_rest(robot: str, data: st.DataObject) -> None:
+    profile = load_profile(robot)
+    count = len(profile.joint_names)
+    part = st.lists(st.floats(0, 1), min_size=count, max_size=count)
+    positions = profile.lower + np.array(data.draw(part)) * (profile.upper - profile.lower)
+    velocities = (2 * np.array(data.draw(part)) - 1) * 1.2 * profile.velocity
+    ahead = (2 * np.array(data.draw(part)) - 1) * profile.guard.max_step
+    last = np.clip(positions + ahead, profile.lower, profile.upper)
+    row = set_points(profile, last, positions, velocities)
+    rest, _ = braking(profile, positions, velocities)
+    np.testing.assert_allclose(row[-1], rest, atol=1e-12)
+    assert (row >= profile.lower - 1e-9).all() and (row <= profile.upper + 1e-9).all()
+    steps = np.diff(np.vstack([last, row]), axis=0)
+    assert (np.abs(steps) <= profile.velocity * profile.period * (1 + 1e-6) + 1e-9).all()
+    changes = np.diff(np.vstack([steps, np.zeros(count)]), axis=0)
+    assert (np.abs(changes) <= profile.acceleration * profile.period**2 * (1 + 1e-6) + 1e-9).all()
+    assert (steps * np.sign(rest - last) >= -1e-12).all(), "it goes straight to where it rests"
+
+
+def test_an_arm_that_rests_at_its_set_point_is_told_once() -> None:
+    np.testing.assert_array_equal(set_points(PROFILE, HERE, HERE, np.zeros(COUNT)), HERE[None])

@@ -99,7 +99,7 @@ class ShuffledReward:
         inner = load_reward(settings.inner, profile, device)
         if inner.needs.every != settings.every:
             raise ConfigError(f"{source}: key 'every' is {settings.every}, but that of {settings.inner} is {inner.needs.every}")
-        path = asset_path(settings.bank.format(robot=profile.name))
+        path = asset_path(settings.bank.format(robot=profile.asset_name))
         try:
             with safe_open(path, framework="numpy") as file:
                 bank = file.get_tensor("control_bank").astype(np.float64)

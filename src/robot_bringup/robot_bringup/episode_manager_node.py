@@ -80,7 +80,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._run_dir = Path(p.run_dir)
         self._run_dir.mkdir(parents=True, exist_ok=True)
         self._profile = load_profile(p.robot)
-        self._task = load_task(p.task, self._profile.name)
+        self._task = load_task(p.task, self._profile.asset_name)
         self._instruction = self._task.tell()
         episodes, after = schedule.episodes(schedule.from_json(p.schedule)), None
         if p.resume:

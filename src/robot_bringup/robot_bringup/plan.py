@@ -87,11 +87,12 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners"}
     files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if name in values}
     contents = {name: config.load_yaml(path) for name, path in files.items()}
+    files |= {f"robot extends {path.stem}": path for path in config.bases("robots", values["robot"])}
     if values.get("weights") and not Path(values["weights"]).is_file():
         raise ConfigError(f"weights:={values['weights']}: no such file")
     for name in ("policy", "reward"):
         if name in contents:
-            _check_assets(contents[name], profile.name, kinds[name])
+            _check_assets(contents[name], profile.asset_name, kinds[name])
     if "learner" in contents:
         _check_fit(contents["learner"], contents["policy"], values)
     if "reward" in contents:
@@ -103,7 +104,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if mode in APART:
         node = _shared(mode, values, run_dir)
         return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
-    task = load_task(values["task"], profile.name)
+    task = load_task(values["task"], profile.asset_name)
     segments = _segments(mode, values, contents)
     realtime = mode == "sim" or real or values["realtime"]
     common = {

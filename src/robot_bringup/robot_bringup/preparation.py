@@ -26,6 +26,7 @@ from robot_bringup.plan import NodeSpec, Plan
 from robot_bringup.run_arguments import LOCAL
 from whetstone import config, jsonfile, results
 from whetstone.errors import ConfigError, InputError
+from whetstone.profile import load_profile
 
 _REPORTED_PACKAGES = (
     "numpy",
@@ -139,7 +140,9 @@ def configuration_hash(plan: Plan) -> str:
     """12 hex digits over everything that a result of the plan depends on: arguments, YAML files and the assets."""
     arguments = {name: value for name, value in plan.arguments.items() if name not in LOCAL}
     files = {name: config.load_yaml(path) for name, path in plan.config_files.items()}
-    return config.config_hash({"arguments": arguments, "files": files, "assets": assets_table(plan.arguments["robot"])})
+    return config.config_hash(
+        {"arguments": arguments, "files": files, "assets": assets_table(load_profile(plan.arguments["robot"]).asset_name)}
+    )
 
 
 def assets_table(robot: str) -> dict[str, str]:

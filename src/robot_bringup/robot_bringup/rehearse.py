@@ -57,7 +57,7 @@ class Rehearsal:
 
     def __init__(self, *, robot: str, task: str, policy: str, reward: str, learner: str, seed: int, truth: bool = False):
         profile = load_profile(robot)
-        self._task = load_task(task, profile.name)
+        self._task = load_task(task, profile.asset_name)
         reward_settings = config.load_yaml(config.find("rewards", reward))
         if "success" not in reward_settings:
             raise ConfigError(f"reward '{reward}' has no 'success': nothing would end an episode as one")

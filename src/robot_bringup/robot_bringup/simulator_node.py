@@ -1,8 +1,8 @@
 """The simulated robot behind its driver's topics.
 
-Role: ROS around sim.Simulation. Publishes what cameras and driver publish, takes what the driver takes (trajectory topic, gripper
-action), resets the scene on request and tells ground truth on its own topic. Two clocks: in lockstep it steps when the command for the
-frame it published has come (and, on request, the reward of the last scored frame); in real time it steps by the wall clock.
+Role: ROS around sim.Simulation. Publishes what cameras and driver publish, takes what the driver takes (the profile's command topic, the
+gripper's action or topic), resets the scene on request and tells ground truth on its own topic. Two clocks: in lockstep it steps when the
+command for the frame it published has come (and, on request, the reward of the last scored frame); in real time it steps by the wall clock.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Episode, Reward, Truth
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup.gripper_server import GripperServer
+from robot_bringup.gripper_topic import GripperTopic
+from robot_bringup.set_points import controller
 from robot_bringup.sim.simulation import SimState, Simulation
-from robot_bringup.trajectory import TrajectoryController
 from whetstone.errors import ConfigError, PeerError, WhetstoneError
 from whetstone.images import to_message
 from whetstone.profile import load_profile
@@ -61,13 +61,13 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         if p.wait_for_reward and not p.reward_every:
             raise ConfigError("parameter wait_for_reward needs reward_every > 0: control steps between two scored frames")
         self._profile = load_profile(p.robot)
-        task = load_task(p.task, self._profile.name)
+        task = load_task(p.task, self._profile.asset_name)
         if self._profile.sim is None:
             raise ConfigError(f"robot '{self._profile.name}' has no 'sim' section: it cannot be simulated")
         self._simulation = Simulation(self._profile, pretty=p.pretty)
         self._simulation.reset(task, 0)
         self._simulation.observe()  # builds the renderer, so that a machine that cannot render says so now
-        self._controller = TrajectoryController(self._profile.joint_names)
+        self._controller = controller(self._profile)
         self._period = self._profile.period_ns
         self._episode: Episode | None = None
         self._scene = ""  # id of the episode that the scene was reset for
@@ -75,6 +75,9 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._start = self._stamp = 0
         self._index = -1  # of the frame in hand; -1: not published yet
         self._answered = False
+        self._shows = 0  # how often the frame in hand was published
+        self._last_answer: Any = None  # a command without a stamp
+        self._echoes = 0  # how often the policy may yet say again what it said to the frame before
         self._rewarded = 0  # stamp of the newest reward of this episode
         self._state: SimState | None = None
         self._shown = time.monotonic()
@@ -86,8 +89,9 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._camera_publishers = {camera.name: self.create_publisher(Image, camera.topic, qos) for camera in self._profile.cameras}
         self._joint_publisher = self.create_publisher(JointState, self._profile.joint_states, joints_qos(p.realtime))
         self._truth_publisher = self.create_publisher(Truth, "truth", EVENT)
-        self._gripper = GripperServer(self, self._profile)
-        self.create_subscription(JointTrajectory, self._profile.command.topic, self._on_command, COMMAND)
+        by_action = self._profile.gripper.kind in ("gripper_command", "parallel_gripper_command")
+        self._gripper = (GripperServer if by_action else GripperTopic)(self, self._profile)
+        self.create_subscription(self._controller.message_type, self._profile.command.topic, self._on_command, COMMAND)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         if p.wait_for_reward and not p.realtime:
             self.create_subscription(Reward, "reward", self._on_reward, EVENT)
@@ -112,7 +116,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
-            task = load_task(request.task, self._profile.name)
+            task = load_task(request.task, self._profile.asset_name)
         except WhetstoneError as error:
             response.reason = str(error)
             return response
@@ -120,6 +124,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._scene = request.episode_id
         self._start = self._stamp = self._stamp + GAP
         self._index, self._answered, self._rewarded = -1, False, 0
+        self._shows, self._last_answer, self._echoes = 0, None, 0
         self._state = self._simulation.observe(images=False)
         self._controller.hold(self._state.positions)
         self._gripper.reset(self._state.gripper_opening)
@@ -144,19 +149,34 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         episode = self._episode
         return episode is not None and episode.phase == Episode.PHASE_RUNNING and episode.episode_id == self._scene
 
-    def _on_command(self, message: JointTrajectory) -> None:
+    def _on_command(self, message: Any) -> None:
         if not self._scene:
             return
-        if not self.parameters.realtime:
-            if not self._running() or self._answered or to_ns(message.header.stamp) != self._stamp:
-                return  # an answer to a frame that was published twice, or of an episode that is over
+        if not self.parameters.realtime and (not self._running() or self._answered or not self._answers(message)):
+            return
         reason = self._controller.accept(message, self._stamp)
         if reason is not None:
-            self.get_logger().warning(f"trajectory ignored: {reason}", throttle_duration_sec=0.5)
+            self.get_logger().warning(f"command ignored: {reason}", throttle_duration_sec=0.5)
             return
+        if isinstance(self._gripper, GripperTopic) and self._controller.grip is not None:
+            self._gripper.take([self._controller.grip])
         if not self.parameters.realtime:
+            self._last_answer, self._echoes = message, self._shows - 1
             self._answered = True
             self._advance()
+
+    def _answers(self, message: Any) -> bool:
+        """Lockstep: whether this is the answer to the frame in hand, not one more to a frame that was published twice, nor of an episode
+        that is over. A command without a stamp is, unless the policy may say again what it said to the frame before and this is just that:
+        should it be the answer all the same, the frame is published again, and the same answer then counts."""
+        if self._controller.stamped:
+            return to_ns(message.header.stamp) == self._stamp
+        if self._index < 0:
+            return False
+        if self._echoes > 0 and message == self._last_answer:
+            self._echoes -= 1
+            return False
+        return True
 
     def _on_reward(self, message: Reward) -> None:
         if message.episode_id == self._scene:
@@ -172,7 +192,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
             return
         self._step()
         self._index += 1
-        self._answered = False
+        self._answered, self._shows = False, 0
         self._waited_since = time.monotonic()
         self._publish()
 
@@ -250,6 +270,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         joints.velocity = np.append(state.velocities, 0.0)[self._columns].tolist()
         self._joint_publisher.publish(joints)
         self._shown = time.monotonic()
+        self._shows += 1
         self._spent["publish"] += time.perf_counter() - began
         self._count()
 

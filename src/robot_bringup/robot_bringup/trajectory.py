@@ -11,12 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from trajectory_msgs.msg import JointTrajectory
 
 NANOSECONDS = 1_000_000_000
 
 
 class TrajectoryController:
     """joint_names: in profile order. All joints must be in a trajectory, in any order (no partial goals, the controller's default)."""
+
+    message_type, stamped = JointTrajectory, True
+    grip: float | None = None
 
     def __init__(self, joint_names: Sequence[str]) -> None:
         self._names = tuple(joint_names)

@@ -109,7 +109,7 @@ def test_real_time_does_not_wait_for_rewards(root):
 @pytest.mark.parametrize(
     ("mode", "arguments", "words"),
     [
-        ("refine", {"robot": "frank"}, "unknown robot 'frank'; did you mean 'franka'? known: franka, so100"),
+        ("refine", {"robot": "frank"}, "unknown robot 'frank'; did you mean 'franka'? known: fr3, fr3_crisp"),
         ("refine", {"task": "juggle"}, "unknown task 'juggle'; known: pick_and_place, push, reach, stack, tray_then_button"),
         ("refine", {"reward": "sarm"}, "unknown reward 'sarm'; did you mean 'sarm2'? known: constant, sarm2, shuffled"),
         ("refine", {"policy": "vla"}, "unknown policy 'vla'"),
@@ -121,7 +121,7 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"deadline": "nan"}, "argument deadline:=nan must be a number"),
         ("refine", {"rollout_budget_gb": "inf"}, "argument rollout_budget_gb:=inf must be a number of at least 0"),
         ("refine", {"realtime": "yes"}, "argument realtime:=yes must be true or false"),
-        ("refine", {"robot": ""}, "argument robot is empty; it is one of franka, so100"),
+        ("refine", {"robot": ""}, "argument robot is empty; it is one of fr3, fr3_crisp"),
         ("refine", {"seed": "50"}, "argument seed:=50 must be an integer from 0 to 49"),
         ("refine", {"domain_id": "233"}, "domain_id:=233"),
         ("refine", {"namespace": "left arm"}, "namespace:=left arm is no ROS name"),

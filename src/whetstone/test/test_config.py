@@ -209,3 +209,47 @@ def test_hash_follows_content_not_order() -> None:
     assert len(config.config_hash(Inner(1))) == 12
     with pytest.raises(TypeError):
         config.config_hash({"a": object()})
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder config/robots of one's own."""
+    folder = tmp_path / "config" / "robots"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("WHETSTONE_ROOT", str(tmp_path))
+    (folder / "base.yaml").write_text("name: base\nlist: [1, 2]\nmap: {a: 1, b: {c: 2, d: 3}}\nextra: 1\n")
+    return folder
+
+
+def test_a_file_that_extends_another_holds_what_differs(family: Path) -> None:
+    (family / "middle.yaml").write_text("extends: base\nname: middle\nlist: [3]\nmap: {b: {c: 4}, e: 5}\n")
+    (family / "top.yaml").write_text("extends: middle\nname: top\nextra: null\nmap: {b: {d: null}}\n")
+    assert config.load_extended("robots", "middle") == {
+        "name": "middle",
+        "list": [3],
+        "map": {"a": 1, "b": {"c": 4, "d": 3}, "e": 5},
+        "extra": 1,
+    }
+    top = config.load_extended("robots", "top")
+    assert top == {"name": "top", "list": [3], "map": {"a": 1, "b": {"c": 4}, "e": 5}}
+    assert top.source == "config/robots/top.yaml"
+    assert [path.stem for path in config.bases("robots", "top")] == ["middle", "base"] and config.bases("robots", "base") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("extends: bace\n", "config/robots/top.yaml: key 'extends': unknown robot 'bace'; did you mean 'base'?"),
+        ("extends: [base]\n", "config/robots/top.yaml: key 'extends' must be the name of another file of config/robots, not a list"),
+        ("extends: top\n", "key 'extends' goes round in a circle: top -> top"),
+        (
+            "extends: base\nmap: {f: null}\n",
+            "config/robots/top.yaml: key 'map.f' is empty, to take it away, but there is none; known: a, b",
+        ),
+    ],
+)
+def test_what_cannot_be_extended_is_named(family: Path, text: str, said: str) -> None:
+    (family / "top.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load_extended("robots", "top")
+    assert said in str(caught.value)

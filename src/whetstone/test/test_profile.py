@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from whetstone_samples import robot
 
 from whetstone import config
 from whetstone.errors import ConfigError, InputError
+from whetstone.kinematics import robot_spec
 from whetstone.profile import SimJoint, load_profile
 from whetstone.task import load_task
 
@@ -37,6 +39,34 @@ def test_both_robots_are_there_with_their_drivers_names() -> None:
     assert franka.opening_to_goal(1.0) == pytest.approx(0.04)  # half the width of the open hand
     assert so100.joint_names == ("shoulder_pan_joint", "shoulder_lift_joint", "elbow_flex_joint", "wrist_flex_joint", "wrist_roll_joint")
     assert so100.gripper.kind == "parallel_gripper_command" and so100.gripper.action == "gripper_controller/gripper_cmd"
+
+
+@pytest.mark.parametrize("name", config.available("robots"))
+def test_a_profile_that_shares_assets_has_the_joints_they_were_made_for(name: str) -> None:
+    profile = load_profile(name)
+    other = load_profile(profile.asset_name)
+    assert other.assets == "" and profile.asset_joints == other.joint_names
+    assert [camera.name for camera in profile.cameras] == [camera.name for camera in other.cameras]
+    assert profile.sim is not None and other.sim is not None
+    driven = [profile.sim.joints[joint] for joint in profile.joint_names]
+    assert driven == [other.sim.joints[joint] for joint in other.joint_names], "the same number means the same pose"
+
+
+def test_assets_of_an_arm_with_other_joints_are_refused() -> None:
+    with pytest.raises(ConfigError, match="key 'assets' is franka, which has 7 joints; this one has 2"):
+        _ = robot(assets="franka").asset_joints
+
+
+@pytest.mark.parametrize("name", config.available("robots"))
+def test_limits_lie_within_what_the_model_can_do(name: str) -> None:
+    mujoco = pytest.importorskip("mujoco")
+    profile = load_profile(name)
+    model: Any = robot_spec(profile).compile()
+    assert isinstance(model, mujoco.MjModel) and profile.sim is not None
+    for joint in profile.joints:
+        stands_for = profile.sim.joints[joint.name]
+        lower, upper = sorted(map(stands_for.to_driver, model.joint(stands_for.model_joint).range))
+        assert lower - 1e-3 <= joint.lower and joint.upper <= upper + 1e-3, joint.name
 
 
 @given(st.floats(-10, 10))
@@ -91,6 +121,15 @@ def test_proprioception_names_the_joint_that_is_missing(names: list[str], positi
         ({"rate": 0}, "key 'rate'"),
         ({"gripper": {"joint": "g", "closed": 0, "open": 0, "kind": "gripper_command", "action": "x"}}, "'closed' and 'open' must differ"),
         ({"gripper": {"joint": "g", "closed": 0, "open": 1, "kind": "gripper", "action": "x"}}, "did you mean 'gripper_command'"),
+        ({"gripper": {"joint": "g", "closed": 0, "open": 1, "kind": "gripper_command"}}, "'action' is missing with kind gripper_command"),
+        ({"gripper": {"joint": "g", "closed": 0, "open": 1, "kind": "forward"}}, "'topic' is missing with kind forward"),
+        ({"gripper": {"joint": "g", "closed": 0, "open": 1, "kind": "with_arm", "topic": "x"}}, "'topic' is not used with kind with_arm"),
+        (
+            {"gripper": {"joint": "g", "closed": 0, "open": 1, "kind": "with_arm"}},
+            "with_arm needs a 'command.kind' of forward or joint_state",
+        ),
+        ({"command": {"kind": "pose", "topic": "x"}}, "'frame' is missing with kind pose"),
+        ({"command": {"kind": "forward", "topic": "x", "frame": "base"}}, "'frame' is not used with kind forward"),
     ],
 )
 def test_wrong_robots_are_refused(change: dict, word: str) -> None:

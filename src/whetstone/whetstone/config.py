@@ -176,9 +176,58 @@ def parse(cls: type[T], data: Any, source: str) -> T:
 
 
 def load(cls: type[T], kind: str, name: str) -> T:
-    """find + load_yaml + parse."""
-    path = find(kind, name)
-    return parse(cls, load_yaml(path), show(path))
+    """find + load_extended + parse."""
+    data = load_extended(kind, name)
+    return parse(cls, data, data.source)
+
+
+def load_extended(kind: str, name: str) -> Contents:
+    """find + load_yaml. A file with the key `extends: <other name>` holds only what differs from that file: mappings are merged key by key,
+    an empty value (null) takes a key away, everything else is replaced. Raises ConfigError."""
+    return _extended(kind, name, ())
+
+
+def bases(kind: str, name: str) -> list[Path]:
+    """The files that config/<kind>/<name>.yaml extends, the nearest first; see load_extended. Raises ConfigError."""
+    load_extended(kind, name)  # names what is wrong
+    found = []
+    while "extends" in (data := load_yaml(find(kind, name))):
+        name = data["extends"]
+        found.append(find(kind, name))
+    return found
+
+
+def _extended(kind: str, name: str, seen: tuple[Path, ...]) -> Contents:
+    path = find(kind, name).resolve()
+    data = load_yaml(path)
+    if "extends" not in data:
+        return data
+    source, base = data.source, data.pop("extends")
+    if not isinstance(base, str):
+        raise _fail(source, "extends", f"must be the name of another file of config/{kind}, not {_kind(base)}")
+    if path in seen:
+        raise _fail(source, "extends", f"goes round in a circle: {' -> '.join(one.stem for one in (*seen[seen.index(path) :], path))}")
+    try:
+        under = _extended(kind, base, (*seen, path))
+    except ConfigError as error:
+        raise ConfigError(str(error) if "'extends'" in str(error) else f"{source}: key 'extends': {error}") from None
+    return Contents(_over(under, data, source, ""), source)
+
+
+def _over(base: Mapping[str, Any], over: Mapping[str, Any], source: str, prefix: str) -> dict[str, Any]:
+    """As merge, but null takes a key away, which must be there."""
+    result = dict(base)
+    for key, value in over.items():
+        name, old = _join(prefix, key), result.get(key)
+        if value is None:
+            if key not in result:
+                raise ConfigError(
+                    f"{source}: key '{name}' is empty, to take it away, but there is none; known: {', '.join(map(str, base))}"
+                )
+            del result[key]
+        else:
+            result[key] = _over(old, value, source, name) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -66,10 +66,16 @@ class ForwardKinematics:
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         self._site = self._model.site("end_effector").id
-        self._solve = mujoco.mj_kinematics
+        self._solve, self._to_quaternion = mujoco.mj_kinematics, mujoco.mju_mat2Quat
         joints = [profile.sim.joints[name] for name in profile.joint_names]
         self._addresses = [int(self._model.joint(joint.model_joint).qposadr[0]) for joint in joints]
         self._to_model = [joint.to_model for joint in joints]
+
+    def pose(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) m as `end_effector`, and orientation as a unit quaternion (4,) w, x, y, z in the same frame."""
+        position, quaternion = self.end_effector(joints), np.empty(4)
+        self._to_quaternion(quaternion, self._data.site_xmat[self._site])
+        return position, quaternion
 
     def end_effector(self, joints: np.ndarray) -> np.ndarray:
         """(3,) m in the frame that the base stands in (x forward, z up). joints: (n,) rad, the driver's."""

@@ -41,16 +41,19 @@ class Joint:
 class Gripper:
     """The gripper. closed, open: position of `joint` in JointState (m or rad) at opening 0 and 1.
 
-    kind: gripper_command = control_msgs/action/GripperCommand, parallel_gripper_command = control_msgs/action/ParallelGripperCommand.
-    action: its name. scale: position in the goal = scale * joint position. max_effort: N or N m in the goal (0: the driver's own).
+    kind: gripper_command = control_msgs/action/GripperCommand, parallel_gripper_command = control_msgs/action/ParallelGripperCommand, both
+    on `action`, its name; trajectory = trajectory_msgs/JointTrajectory of `joint` alone, forward = std_msgs/Float64MultiArray of one
+    number, both on `topic`; with_arm: the last joint of the arm's own command (`command.kind` forward or joint_state).
+    scale: position in the goal = scale * joint position. max_effort: N or N m in an action's goal (0: the driver's own).
     hysteresis: a goal is sent only when the wanted opening moved by more than this since the last goal.
     """
 
     joint: str
     closed: float
     open: float
-    kind: Literal["gripper_command", "parallel_gripper_command"]
-    action: str
+    kind: Literal["gripper_command", "parallel_gripper_command", "trajectory", "forward", "with_arm"]
+    action: str = ""
+    topic: str = ""
     scale: float = field(default=1.0, metadata={"gt": 0})
     max_effort: float = field(default=0.0, metadata={"ge": 0})
     hysteresis: float = field(default=0.2, metadata={"ge": 0, "lt": 1})
@@ -58,14 +61,30 @@ class Gripper:
     def __post_init__(self) -> None:
         if self.closed == self.open:
             raise ValueError("'closed' and 'open' must differ")
+        needed = {"with_arm": "", "trajectory": "topic", "forward": "topic"}.get(self.kind, "action")
+        for key in ("action", "topic"):
+            if bool(getattr(self, key)) != (key == needed):
+                raise ValueError(f"'{key}' is {'missing' if key == needed else 'not used'} with kind {self.kind}")
 
 
 @dataclass(frozen=True)
 class Command:
-    """How the arm is driven. joint_trajectory = trajectory_msgs/JointTrajectory with one point per control period."""
+    """How the arm is driven: one message on `topic` per control period.
 
-    kind: Literal["joint_trajectory"]
+    kind: joint_trajectory = trajectory_msgs/JointTrajectory with one point, one period ahead, which the driver interpolates;
+    forward = std_msgs/Float64MultiArray, joint positions in the profile's order (ros2_control's forward_command_controller);
+    joint_state = sensor_msgs/JointState, positions by name (crisp_controllers' target_joint, Isaac Sim's joint_command);
+    pose = geometry_msgs/PoseStamped of the end effector (crisp_controllers' target_pose) in `frame`, the name of the frame that the robot's
+    base stands in.
+    """
+
+    kind: Literal["joint_trajectory", "forward", "joint_state", "pose"]
     topic: str
+    frame: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.frame) != (self.kind == "pose"):
+            raise ValueError(f"'frame' is {'missing' if self.kind == 'pose' else 'not used'} with kind {self.kind}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +173,10 @@ class SimProfile:
 
 @dataclass(frozen=True)
 class RobotProfile:
-    """A robot. rate: control rate, Hz. joint_states: topic of the driver. `joints` is the arm without the gripper, in command order."""
+    """A robot. rate: control rate, Hz. joint_states: topic of the driver. `joints` is the arm without the gripper, in command order.
+
+    assets: name of the robot whose weights, calibrations and task settings it shares, joint for joint; empty: its own.
+    """
 
     name: str
     arm_id: str
@@ -167,10 +189,13 @@ class RobotProfile:
     guard: GuardLimits
     mode: DriverMode | None = None
     sim: SimProfile | None = None
+    assets: str = ""
 
     def __post_init__(self) -> None:
         if not self.joints:
             raise ValueError("a robot needs at least one joint in 'joints'")
+        if self.gripper.kind == "with_arm" and self.command.kind not in ("forward", "joint_state"):
+            raise ValueError(f"key 'gripper.kind': with_arm needs a 'command.kind' of forward or joint_state, not {self.command.kind}")
         for what, names in (("joint", [*self.joint_names, self.gripper.joint]), ("camera", [camera.name for camera in self.cameras])):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -184,6 +209,28 @@ class RobotProfile:
     def joint_names(self) -> tuple[str, ...]:
         """Arm joints in command order, without the gripper."""
         return tuple(joint.name for joint in self.joints)
+
+    @cached_property
+    def command_names(self) -> tuple[str, ...]:
+        """Joints that the arm's commands speak of: its own, and the gripper's where that travels with them."""
+        return (*self.joint_names, self.gripper.joint) if self.gripper.kind == "with_arm" else self.joint_names
+
+    @property
+    def asset_name(self) -> str:
+        """The name under which weights, calibrations and task settings for this robot are kept."""
+        return self.assets or self.name
+
+    @cached_property
+    def asset_joints(self) -> tuple[str, ...]:
+        """`joint_names` of that robot. Raises ConfigError where they cannot be this one's, joint for joint."""
+        if self.asset_name == self.name:
+            return self.joint_names
+        other = load_profile(self.assets)
+        if len(other.joints) != len(self.joints):
+            raise ConfigError(
+                f"robot '{self.name}': key 'assets' is {self.assets}, which has {len(other.joints)} joints; this one has {len(self.joints)}"
+            )
+        return other.joint_names
 
     def topic(self, name: str, namespace: str) -> str:
         """`name` as a node elsewhere says it that hears several robots of this kind; namespace: of one of them; empty: the node's own.
@@ -247,7 +294,7 @@ class RobotProfile:
         return min(max(opening, 0.0), 1.0)
 
     def opening_to_goal(self, opening: float) -> float:
-        """Gripper opening in [0, 1] -> `position` of the action goal."""
+        """Gripper opening in [0, 1] -> position in what the gripper's driver is told."""
         return self.gripper.scale * self.opening_to_position(opening)
 
     def proprioception(self, names: Sequence[str], positions: Sequence[float]) -> np.ndarray:
@@ -275,5 +322,17 @@ class RobotProfile:
 
 
 def load_profile(name: str) -> RobotProfile:
-    """Read config/robots/<name>.yaml (or a path that ends in .yaml). Raises ConfigError."""
-    return config.load(RobotProfile, "robots", name)
+    """Read config/robots/<name>.yaml (or a path that ends in .yaml); `{arm_id}` in its texts stands for that key's value. Raises
+    ConfigError."""
+    data = config.load_extended("robots", name)
+    arm_id = data.get("arm_id")
+    filled = _fill(data, arm_id) if isinstance(arm_id, str) else data
+    return config.parse(RobotProfile, filled, data.source)
+
+
+def _fill(value: Any, arm_id: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{arm_id}", arm_id)
+    if isinstance(value, dict):
+        return {_fill(key, arm_id): _fill(item, arm_id) for key, item in value.items()}
+    return [_fill(item, arm_id) for item in value] if isinstance(value, list) else value

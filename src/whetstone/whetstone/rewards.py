@@ -43,8 +43,8 @@ def build(settings: dict[str, Any], profile: RobotProfile, device: str, source: 
     model: RewardModel = load_plugin("whetstone.rewards", str(rest["plugin"])).load(rest, profile, device)
     if named is None:
         return model
-    path = map_path(named, profile.name)
-    found = calibration.load(path, model.provenance, profile.name, model.needs.cameras)
+    path = map_path(named, profile.asset_name)
+    found = calibration.load(path, model.provenance, profile.asset_name, model.needs.cameras)
     return cast(RewardModel, CalibratedReward(model, found, path.name))  # all of it but `load`: it is made here only
 
 

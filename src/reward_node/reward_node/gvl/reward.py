@@ -57,7 +57,7 @@ class GVLReward:
         """From config/rewards/gvl.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
         source = source_of(config, _SOURCE)
         settings = parse(GVLSettings, config, source)
-        return cls(settings, load(settings.model, settings.dtype, device, source, profile.name), config_hash(config))
+        return cls(settings, load(settings.model, settings.dtype, device, source, profile.asset_name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """A new episode. The order in which its frames are shown follows from `seed` alone."""

@@ -77,7 +77,7 @@ class LRMReward:
         """From config/rewards/lrm.yaml. ConfigError where no model is named, AssetError where it or an adapter cannot be loaded."""
         source = source_of(config, _SOURCE)
         settings = parse(LRMSettings, config, source)
-        vlm = load(settings.model, settings.dtype, device, source, profile.name)
+        vlm = load(settings.model, settings.dtype, device, source, profile.asset_name)
         if settings.adapters:
             load_adapters(vlm.model, settings.adapters, source)
             vlm = replace(vlm, revision=config_hash([vlm.revision, *(revision(Path(one)) for one in settings.adapters.values())]))

@@ -94,7 +94,7 @@ class SARM2Reward:
     def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> SARM2Reward:
         """From config/rewards/sarm2.yaml and the weights in assets/. ConfigError or AssetError, with the fix, else."""
         settings = parse(SARM2Settings, config, source_of(config, _SOURCE))
-        return cls.from_file(config, profile.name, asset_path(settings.weights.format(robot=profile.name)), device)
+        return cls.from_file(config, profile.asset_name, asset_path(settings.weights.format(robot=profile.asset_name)), device)
 
     @classmethod
     def from_file(cls, config: dict[str, Any], robot: str, path: Path, device: str = "cpu") -> SARM2Reward:

@@ -48,7 +48,7 @@ class TOPReward:
         """From config/rewards/topreward.yaml. ConfigError where no model is named, AssetError where it cannot be loaded."""
         source = source_of(config, _SOURCE)
         settings = parse(TOPRewardSettings, config, source)
-        return cls(settings, load(settings.model, settings.dtype, device, source, profile.name), config_hash(config))
+        return cls(settings, load(settings.model, settings.dtype, device, source, profile.asset_name), config_hash(config))
 
     def reset(self, episode_id: str, instruction: str, seed: int) -> None:
         """Forget the last episode. Scores are deterministic: seed and episode_id change nothing."""
