@@ -34,12 +34,14 @@ from whetstone.contracts import Chunk, PolicySpec, UpdateReport
 
 
 class Policy:
-    """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference. STAND_IN_THINKS: s."""
+    """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference. STAND_IN_THINKS: s.
+    space: of its actions; the end effector's: 4 mm up a row."""
 
     def __init__(self, config, profile):
         self.profile = profile
         cameras = tuple(config.get("cameras", ["front", "wrist"]))
-        self.spec = PolicySpec("stand_in", cameras, (128, 128), profile.joint_names, 6, 3, profile.rate, "c0ffee")
+        space = config.get("space", "joint_position")
+        self.spec = PolicySpec("stand_in", cameras, (128, 128), profile.joint_names, 6, 3, profile.rate, "c0ffee", space)
         self.state = {"bias": np.full(1, 0.01, np.float32), "ballast": np.zeros(config.get("ballast", 400_000), np.float32)}
 
     @classmethod
@@ -53,6 +55,8 @@ class Policy:
         time.sleep(float(os.environ.get("STAND_IN_THINKS", "0")))
         actions = np.repeat(observation.proprioception[None], 6, axis=0)
         actions[:, 0] += self.state["bias"][0] * np.arange(1, 7)
+        if self.spec.action_space == "end_effector_delta":
+            actions = np.tile(np.float32([0, 0, 0.004, 0, 0, 0, 1]), (6, 1))
         actions[:, -1] = self.count < 2
         self.count += 1
         latent = np.array([image.mean() for image in observation.images.values()], np.float32)

@@ -19,6 +19,7 @@ from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 
 from whetstone.images import to_message
+from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, camera_qos, joints_qos, to_ns, to_stamp
 
@@ -49,7 +50,7 @@ class Robot:
             goal_callback=self.on_goal,
             handle_accepted_callback=lambda _: None,
         )
-        self.graph.start("policy_node", "policy_node", "policy", policy=self.graph.stand_in, **parameters)
+        self.graph.start("policy_node", "policy_node", "policy", **{"policy": self.graph.stand_in, **parameters})
         self.graph.until_matched(self.joints, self.graph.episodes, *self.cameras.values())
 
     def on_command(self, message):
@@ -158,6 +159,22 @@ def test_a_gripper_goal_of_the_episode_before_holds_nothing_up(robot) -> None:
     assert late not in [to_ns(command.header.stamp) for command in r.commands]
     opened, closed = PROFILE.opening_to_goal(1.0), PROFILE.opening_to_goal(0.0)
     assert r.goals == pytest.approx([opened, closed, opened])
+
+
+def test_actions_of_the_end_effector_become_joint_targets(robot, tmp_path) -> None:
+    policy = tmp_path / "up.yaml"
+    policy.write_text("plugin: stand_in\nspace: end_effector_delta\n")
+    r = robot(policy=str(policy))
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    kinematics = ForwardKinematics(PROFILE)
+    heights = []
+    for index in range(EXECUTE):
+        heights.append(kinematics.end_effector(np.array(r.step(index).points[0].positions)) - kinematics.end_effector(PROFILE.home))
+    np.testing.assert_allclose(heights, np.outer([1, 2, 3], [0, 0, 0.004]), atol=5e-4)
+    r.graph.until(lambda: r.actions)
+    action = r.actions[0]
+    assert action.space == Action.SPACE_END_EFFECTOR_DELTA and list(action.names) == ["x", "y", "z", "rx", "ry", "rz", "gripper"]
+    np.testing.assert_allclose(np.array(action.chunk).reshape(6, 7)[0], [0, 0, 0.004, 0, 0, 0, 1], atol=1e-6)
 
 
 def test_guard_limits_what_the_policy_asks_and_says_so(robot) -> None:

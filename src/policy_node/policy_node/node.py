@@ -24,6 +24,7 @@ from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
+from policy_node.action_space import ActionConverter, Converted
 from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from policy_node.execution import ChunkExecution
 from policy_node.gripper_link import gripper_link
@@ -60,6 +61,12 @@ TELEOP_COMMAND = "teleop/command"
 """Where a human's device says where it wants the arm: sensor_msgs/JointState, all joints of the arm and the gripper's."""
 SCENE_COMMAND = "scene/command"
 """The same by whoever brings the scene back: between episodes, in real time, and where no human drives."""
+_SPACES = {
+    "joint_position": Action.SPACE_JOINT_POSITION,
+    "joint_delta": Action.SPACE_JOINT_DELTA,
+    "end_effector_pose": Action.SPACE_END_EFFECTOR_POSE,
+    "end_effector_delta": Action.SPACE_END_EFFECTOR_DELTA,
+}
 _PATIENCE = 0.8
 """Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
 
@@ -119,6 +126,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
         self._guard = Guard(self._profile)
+        self._converter = ActionConverter(self._policy.spec.action_space, self._profile)
         self._arm = TrajectoryCommand(self._profile) if p.gated else arm_command(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
         self._teleoperation, self._scene = Teleoperation(), Teleoperation()
@@ -215,8 +223,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         spec = self._policy.spec
         if not isinstance(self._policy, InpaintingPolicy):
             raise ConfigError(f"{source}: policy '{spec.policy_id}' cannot go on from another chunk; choose chunking:=switch or ensemble")
-        if spec.action_space.endswith("delta"):
-            raise ConfigError(f"{source}: chunking:=rtc needs actions that are not relative; these are {spec.action_space}")
+        if spec.action_space != "joint_position":
+            raise ConfigError(f"{source}: chunking:=rtc needs joint targets; this policy's actions are {spec.action_space}")
         return self._policy
 
     def _self_test(self) -> None:
@@ -407,34 +415,47 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     # Both.
 
-    def _think(self, observation: Observation, underway: Underway | None) -> tuple[Chunk, float]:
-        """A chunk, and the seconds that it took."""
+    def _think(self, observation: Observation, underway: Underway | None) -> tuple[Chunk, Converted, float]:
+        """A chunk, what it means for the joints, and the seconds that it took."""
         began = time.perf_counter()
         if self._inpainting is not None and underway is not None:
             chunk = self._inpainting.inpaint(observation, underway)
         else:
             chunk = self._policy.act(observation)
-        return chunk, time.perf_counter() - began
+        converted = self._converter.convert(chunk.actions, observation.proprioception)
+        return chunk, converted, time.perf_counter() - began
 
-    def _finish(self, index: int, observation: Observation, thought: tuple[Chunk, float]) -> None:
+    def _finish(self, index: int, observation: Observation, thought: tuple[Chunk, Converted, float]) -> None:
         """Take the chunk of this step's observation into use."""
-        chunk, latency = thought
+        chunk, converted, latency = thought
         if not np.isfinite(chunk.actions).all() and self._receiver.version:
             self._broken = f"actions of version {self._receiver.version} are not finite"
         with self._use:
-            if not self._execution.finish(index, chunk.actions, self._next_step() if self.parameters.realtime else None):
+            if not self._execution.finish(index, converted.actions, self._next_step() if self.parameters.realtime else None):
                 return
             self._publish_action(observation.stamp, chunk, latency)
         self._pace.inference.add(latency)
         self._pace.jump.add(self._execution.jump)
         self.counters["inferences"] = self.counters.get("inferences", 0) + 1
         self.counters |= self._pace.figures()
+        self._count_reach(converted)
         spare = self._policy.spec.horizon - self._policy.spec.execute
         if self._execution.delay > spare and self.parameters.inference == "asynchronous":
             self.counters["chunks_too_late"] = self.counters.get("chunks_too_late", 0) + 1
             self.get_logger().warning(
                 f"the policy took {self._execution.delay} control periods, but its chunks have only {spare} rows beside those that are "
                 "run: the arm waited for it. Lower 'execute' in the policy's YAML, or give the policy a faster machine",
+                throttle_duration_sec=10.0,
+            )
+
+    def _count_reach(self, converted: Converted) -> None:
+        for name, rows in (("rows_out_of_reach", converted.out_of_reach), ("rows_not_finite", converted.refused)):
+            if rows:
+                self.counters[name] = self.counters.get(name, 0) + rows
+        if converted.out_of_reach:
+            self.get_logger().warning(
+                f"{converted.out_of_reach} rows of the policy's chunk are out of the arm's reach, by {converted.furthest:.3f} m at most; "
+                "the nearest that it reaches is commanded",
                 throttle_duration_sec=10.0,
             )
 
@@ -550,8 +571,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         spec = self._policy.spec
         return Action(
             policy_id=spec.policy_id,
-            space=Action.SPACE_JOINT_POSITION,
-            names=[*spec.joints, "gripper"],
+            space=_SPACES[spec.action_space],
+            names=list(self._converter.names),
             horizon=spec.horizon,
             execute=spec.execute,
         )

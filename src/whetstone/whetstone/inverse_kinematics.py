@@ -1,13 +1,14 @@
 """Joint angles for a pose of the end effector.
 
 Role: differential inverse kinematics of a profile's robot, by mink on the model that forward kinematics reads too. A pose is approached in
-damped steps inside the profile's joint limits; position comes before orientation, which an arm of five joints cannot choose freely. Depends
-on mujoco and mink when it is used, not before; on nothing of ROS.
+damped steps inside the profile's joint limits; position comes before orientation where an arm of five joints cannot choose both. Depends on
+mujoco and mink when it is used, not before; on nothing of ROS.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from whetstone.profile import RobotProfile
 
 POSITION_TOLERANCE, ORIENTATION_TOLERANCE = 1e-4, 1e-3
 """m and rad: nearer than this a pose counts as reached, and the search ends."""
-_ITERATIONS, _FINAL = 40, 4  # steps towards a pose at most, and steps of position alone after them
+_ITERATIONS, _FINAL = 40, 4  # steps towards a pose at most, and where orientation cannot be chosen steps of position alone after them
 _LARGEST_STEP = 0.3  # rad a step: as far as the linearised arm resembles the real one
 _SMALLEST_STEP = 1e-5  # rad: the search goes nowhere any more
-_ORIENTATION_COST = 0.15  # m per rad: an error of 0.1 rad counts like one of 15 mm
+_ORIENTATION_COST = 1.0  # m per rad: past its reach an arm keeps its orientation and stops short; let it tilt instead, and it swings back
 _FEW_JOINTS_COST = 0.03  # the same for an arm that cannot choose its orientation
 _POSTURE_COST = 1e-3  # m per rad, towards the pose at the start: what is left to choose stays
 _DAMPING = 1e-6
@@ -78,7 +79,7 @@ class InverseKinematics:
     def pose(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position (3,) m and orientation, a unit quaternion (4,) w, x, y, z, in the frame that the base stands in. joints: (n,) rad."""
         self._configuration.update(self._to_model(joints))
-        frame = self._configuration.get_transform_frame_to_world("end_effector", "site")
+        frame = self._frame()
         return frame.translation().copy(), frame.rotation().wxyz.copy()
 
     def solve(self, start: np.ndarray, position: np.ndarray, quaternion: np.ndarray) -> Solution:
@@ -89,18 +90,19 @@ class InverseKinematics:
         self._configuration.update(self._to_model(np.clip(start, self._lower, self._upper)))
         self._posture_task.set_target_from_configuration(self._configuration)
         self._pose_task.set_target(target)
-        self._position_task.set_target(target)
         for _ in range(_ITERATIONS):
-            if self._reached(self.orientation) or self._step((self._pose_task, self._posture_task)) < _SMALLEST_STEP:
+            if self._reached(target) or self._step((self._pose_task, self._posture_task)) < _SMALLEST_STEP:
                 break
-        for _ in range(_FINAL):
-            if self._errors()[0] <= POSITION_TOLERANCE:
+        for _ in range(0 if self.orientation else _FINAL):
+            if self._errors(target)[0] <= POSITION_TOLERANCE:
                 break
+            # With the orientation that it has: the error of a pose, a twist, mixes the two.
+            self._position_task.set_target(mink.SE3.from_rotation_and_translation(self._frame().rotation(), position))
             self._posture_task.set_target_from_configuration(self._configuration)
             if self._step((self._position_task, self._posture_task)) < _SMALLEST_STEP:
                 break
         joints = (self._configuration.q[self._addresses] * self._signs) + self._offsets
-        return Solution(np.clip(joints, self._lower, self._upper), *self._errors())
+        return Solution(np.clip(joints, self._lower, self._upper), *self._errors(target))
 
     def turned(self, quaternion: np.ndarray, rotation_vector: np.ndarray) -> np.ndarray:
         """(4,) the orientation after a turn by a rotation vector (3,) rad in the base's frame."""
@@ -116,13 +118,18 @@ class InverseKinematics:
         q[self._addresses] = (joints - self._offsets) * self._signs
         return q
 
-    def _errors(self) -> tuple[float, float]:
-        error = self._pose_task.compute_error(self._configuration)
-        return float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
+    def _frame(self) -> Any:
+        return self._configuration.get_transform_frame_to_world("end_effector", "site")
 
-    def _reached(self, orientation: bool) -> bool:
-        position_error, orientation_error = self._errors()
-        return position_error <= POSITION_TOLERANCE and (orientation_error <= ORIENTATION_TOLERANCE or not orientation)
+    def _errors(self, target: Any) -> tuple[float, float]:
+        """m and rad."""
+        frame = self._frame()
+        turn = (frame.rotation().inverse() @ target.rotation()).log()
+        return float(np.linalg.norm(frame.translation() - target.translation())), float(np.linalg.norm(turn))
+
+    def _reached(self, target: Any) -> bool:
+        position_error, orientation_error = self._errors(target)
+        return position_error <= POSITION_TOLERANCE and (orientation_error <= ORIENTATION_TOLERANCE or not self.orientation)
 
     def _step(self, tasks: tuple[object, ...]) -> float:
         """One damped step; its largest joint's, rad."""
