@@ -15,13 +15,13 @@ from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionServer, GoalResponse
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Action, Command, Episode
+from whetstone_msgs.msg import Action, Command, Episode, Watchdog
 from whetstone_msgs.msg import Guard as GuardMessage
 
 from whetstone.images import to_message
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, EVENT, camera_qos, joints_qos, to_ns, to_stamp
+from whetstone.ros import COMMAND, EVENT, LATCHED, camera_qos, joints_qos, to_ns, to_stamp
 
 PROFILE = load_profile("so100")
 START = 5_000_000_000
@@ -208,6 +208,28 @@ def test_image_of_another_size_is_named(robot) -> None:
     r.frame(START)
     assert r.graph.until_exit("policy") == 2
     assert "camera 'front': image is 96x64, but 128x128 is needed" in r.graph.log("policy")
+
+
+def test_while_the_watchdog_stops_the_arm_the_gripper_hears_nothing(robot) -> None:
+    r = robot(realtime=True, gated=True)
+    watchdog = r.graph.node.create_publisher(Watchdog, "watchdog", LATCHED)
+    watchdog.publish(Watchdog(stopped=True, reasons=["e-stop: pressed"]))
+    r.graph.until_matched(watchdog)
+    time.sleep(0.3)  # heard before the episode begins
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    index = 0
+
+    def fed(done) -> bool:
+        nonlocal index
+        r.frame(START + index * PERIOD)
+        index += 1
+        return bool(done())
+
+    r.graph.until(lambda: fed(lambda: len(r.actions) >= 4))
+    assert r.goals == []
+    watchdog.publish(Watchdog(stopped=False))
+    r.graph.until(lambda: fed(lambda: r.goals))
+    assert r.goals == pytest.approx([PROFILE.opening_to_goal(0.0)])  # what it wishes by now
 
 
 def test_real_time_commands_at_its_own_rate_and_holds_on_stale_observations(robot) -> None:
