@@ -27,7 +27,7 @@ from robot_bringup.so100.emulated_bus import EmulatedBus
 from robot_bringup.so100.settings import load_settings
 from whetstone.config import find
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, STATE, to_ns
+from whetstone.ros import COMMAND, STATE, joints_qos, to_ns
 
 PROFILE = load_profile(ROBOT)
 SETTINGS = load_settings("so100", PROFILE)
@@ -146,6 +146,14 @@ def test_an_arm_is_driven_unplugged_and_parked(peers: Peers) -> None:
     peers.commands.publish(wrong)
     graph.until(lambda: "trajectory refused: joint 'elbow' is unknown; this arm has shoulder_pan_joint" in graph.log("so100_driver"), 20)
     assert peers.written() == [] and peers.torque() == {False}
+
+    # To its peers it is what the simulator is.
+    for info, topic, qos in (
+        (graph.node.get_publishers_info_by_topic, PROFILE.joint_states, joints_qos(True)),
+        (graph.node.get_subscriptions_info_by_topic, PROFILE.command.topic, COMMAND),
+    ):
+        found = [one.qos_profile for one in info(topic) if one.node_name == "so100_driver"]
+        assert [(one.reliability, one.durability) for one in found] == [(qos.reliability, qos.durability)], topic
 
     # The first command: torque with every goal where its servo is, then on its way.
     here = {id: servo.position for id, servo in emulated.line.servos.items()}

@@ -79,6 +79,7 @@ class DriverNode(WhetstoneNode[Parameters]):
     def activate(self) -> None:
         self._timer = self.create_timer(1 / self._settings.rate, self._period, clock=self.steady_clock)
         self._health_timer = self.create_timer(1.0, self._say_health, clock=self.steady_clock)
+        self.get_logger().info(f"reading {self.parameters.port}; the torque comes with the first command")
 
     def deactivate(self) -> None:
         self.destroy_timer(self._timer)
@@ -135,6 +136,8 @@ class DriverNode(WhetstoneNode[Parameters]):
             self._gripper.reset(self._gripper.opening)
         elif self._said[1] and not faults:
             self.get_logger().info("well again; the next command begins from where the arm is")
+        elif self._arm.state is State.FOLLOWING:
+            self.get_logger().info("the torque is on")
 
     def _say_health(self) -> None:
         arm = self._arm
