@@ -21,7 +21,7 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from policy_node.commands import ArmCommand, gripper_goal
+from policy_node.commands import TrajectoryCommand, gripper_goal
 from robot_bringup.so100.calibration import RAD_PER_TICK, Calibration, Converter, JointCalibration, save_calibration
 from robot_bringup.so100.emulated_bus import EmulatedBus
 from robot_bringup.so100.settings import load_settings
@@ -87,7 +87,7 @@ class Peers:
         self.graph.until(lambda: len(self.states) >= count)
 
     def command(self, positions, seconds: float = 0.5) -> None:
-        build = ArmCommand(PROFILE).build(np.asarray(positions), np.zeros(5), 0, round(seconds * 1e9))
+        build = TrajectoryCommand(PROFILE).build(np.asarray(positions), np.zeros(5), 0, round(seconds * 1e9))
         self.commands.publish(build)
 
     def at(self, positions, atol: float = 0.02) -> bool:
@@ -140,7 +140,7 @@ def test_an_arm_is_driven_unplugged_and_parked(peers: Peers) -> None:
     assert (len(stamps) - 1) / (stamps[-1] - stamps[0]) * 1e9 >= 50
     assert tuple(peers.states[-1].name) == NAMES
     np.testing.assert_allclose(peers.measured(), START, atol=RAD_PER_TICK)
-    wrong = ArmCommand(PROFILE).build(START[:-1], np.zeros(5), 0)
+    wrong = TrajectoryCommand(PROFILE).build(START[:-1], np.zeros(5), 0)
     wrong.joint_names = ["elbow", *PROFILE.joint_names[1:]]
     graph.until_matched(peers.commands)
     peers.commands.publish(wrong)
@@ -170,7 +170,7 @@ def test_an_arm_is_driven_unplugged_and_parked(peers: Peers) -> None:
         assert np.abs(np.diff(goals)).max() <= 3.0 * 3 / SETTINGS.rate / RAD_PER_TICK + 1, NAMES[column]
 
     # Joints in another order are the same command.
-    shuffled = ArmCommand(PROFILE).build(START[:-1][::-1], np.zeros(5), 0, 500_000_000)
+    shuffled = TrajectoryCommand(PROFILE).build(START[:-1][::-1], np.zeros(5), 0, 500_000_000)
     shuffled.joint_names = list(PROFILE.joint_names)[::-1]
     peers.commands.publish(shuffled)
     peers.until_at(START[:-1])
