@@ -101,6 +101,10 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, before, after, words) ->
     assert words in str(error.value)
 
 
+def test_the_settings_fit_the_so101_too() -> None:
+    load_settings("so100", load_profile("so101"))
+
+
 class Human:
     """Reads the prompts of `calibrate-arm`, moves the emulated arm and presses Enter.
 

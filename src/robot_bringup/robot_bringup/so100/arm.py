@@ -3,7 +3,7 @@
 Role: the state machine of the driver, one `step` per period of the line: connect and only read; torque at the first valid command, with
 the goals where the arm is, so that nothing jumps; follow the trajectory in force inside limits of position, speed and lead; hold on a
 fault; park before the torque is cut; when the line is lost, open it again, and begin again with reading. Clocks come in as arguments and
-the line through `open_line`, so that all of it is tested without either. Does not depend on ROS.
+the line through `open_line`, so that all of it is tested without either. Does not depend on rclpy.
 """
 
 from __future__ import annotations

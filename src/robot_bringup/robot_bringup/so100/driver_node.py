@@ -21,6 +21,7 @@ from robot_bringup.so100.arm import Arm, Reading, State
 from robot_bringup.so100.bus import BusError, ServoBus
 from robot_bringup.so100.calibration import load_calibration
 from robot_bringup.so100.settings import load_settings
+from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, GRACE, STATE, WhetstoneNode, joints_qos, run_node, to_stamp
 
@@ -48,6 +49,9 @@ class DriverNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         p = self.parameters
         self._profile = profile = load_profile(p.robot)
+        if profile.command.kind != "joint_trajectory" or profile.gripper.kind not in ("gripper_command", "parallel_gripper_command"):
+            kinds = f"command.kind {profile.command.kind} and gripper.kind {profile.gripper.kind}"
+            raise ConfigError(f"robot '{profile.name}' has {kinds}; this driver takes joint_trajectory and a gripper action")
         self._settings = settings = load_settings(p.driver, profile)
         calibration = load_calibration(p.calibration, profile)
         servos = {joint.id: name for name, joint in calibration.joints.items()}
