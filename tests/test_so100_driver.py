@@ -62,8 +62,19 @@ class Peers:
         self.health |= {status.name.removeprefix(f"/{ROBOT}/so100_driver: "): status for status in message.status}
 
     def start(self, active: bool = True, **more) -> None:
-        port = str(self.emulated.link)
-        self.graph.start("robot_bringup", "so100_driver", "so100_driver", active, port=port, calibration=str(self.file), **more)
+        # Emulated servos in a busy machine's hands take their time. Parking gives up soon, where it cannot.
+        driver = self.graph.tmp_path / "driver.yaml"
+        text = find("drivers", "so100").read_text()
+        for slow, quick in (
+            ("patience: 0.02 ", "patience: 0.2 "),
+            ("lost_after: 0.3 ", "lost_after: 2.0 "),
+            ("patience: 2.0 ", "patience: 1.0 "),
+        ):
+            assert slow in text
+            text = text.replace(slow, quick)
+        driver.write_text(text)
+        more |= {"driver": str(driver), "port": str(self.emulated.link)}
+        self.graph.start("robot_bringup", "so100_driver", "so100_driver", active, calibration=str(self.file), **more)
 
     def place(self, positions) -> None:
         with self.emulated.lock:
@@ -229,9 +240,7 @@ def test_an_arm_is_driven_unplugged_and_parked(peers: Peers) -> None:
 
 def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peers) -> None:
     graph, emulated = peers.graph, peers.emulated
-    hasty = graph.tmp_path / "hasty.yaml"
-    hasty.write_text(find("drivers", "so100").read_text().replace("patience: 2.0", "patience: 0.2"))
-    peers.start(driver=str(hasty))
+    peers.start()
     graph.until_matched(peers.commands)
     peers.hear()
     peers.command(START[:-1])
@@ -242,7 +251,7 @@ def test_a_killed_driver_a_failed_supply_and_an_arm_that_cannot_park(peers: Peer
     graph.processes["so100_driver"].wait()
     time.sleep(0.3)  # what it wrote last is on the line still
     held = len(peers.written())
-    peers.start(active=False, autostart=True, driver=str(hasty))  # a transition would be sent to the dead one, which is not forgotten yet
+    peers.start(active=False, autostart=True)  # a transition would be sent to the dead one, which is not forgotten yet
     peers.hear()
     assert peers.written()[held:] == [] and peers.torque() == {True}
     peers.drive(START[:-1] + 0.1)
@@ -273,4 +282,4 @@ def test_what_is_wrong_at_the_start_is_one_line(peers: Peers, tmp_path: Path) ->
     peers.start(active=False, autostart=True)
     graph = peers.graph
     assert graph.until_exit("so100_driver") == 2
-    assert "servo 4 (wrist_flex_joint) does not answer within 20 ms: check the cable that leads to servo 4" in graph.log("so100_driver")
+    assert "servo 4 (wrist_flex_joint) does not answer within 200 ms: check the cable that leads to servo 4" in graph.log("so100_driver")
