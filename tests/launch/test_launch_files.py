@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from ament_index_python.packages import get_packages_with_prefixes
 from graph import install_stand_ins
+from launch.actions import OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from launch import LaunchContext
 from robot_bringup import records
 from robot_bringup.run_arguments import MODES, arguments_of
 from whetstone import config, jsonfile
+from whetstone.errors import ConfigError
 
 FILES = {mode: config.root() / "launch" / f"{mode}.launch.py" for mode in MODES}
 
@@ -165,3 +168,16 @@ def test_wrong_words_are_named_and_start_nothing(launched, words, message):
     assert process.returncode == 1
     assert message in output
     assert not launched.run_dir.exists()
+
+
+@pytest.mark.skipif("franka_bringup" in get_packages_with_prefixes(), reason="franka_ros2 is installed here")
+def test_a_machine_without_franka_ros2_is_told_so():
+    """The file loads, lists its arguments, and names what is missing."""
+    source = PythonLaunchDescriptionSource(str(config.root() / "launch" / "franka.launch.py"))
+    description = source.get_launch_description(LaunchContext())
+    assert [action.name for action in description.get_launch_arguments()] == ["robot", "robot_ip", "namespace", "fake"]
+    context = LaunchContext()
+    context.launch_configurations.update({"robot": "fr3", "robot_ip": "10.0.0.2", "namespace": "", "fake": "false"})
+    (start,) = [action for action in description.entities if isinstance(action, OpaqueFunction)]
+    with pytest.raises(ConfigError, match="package franka_bringup is not installed here"):
+        start.execute(context)
