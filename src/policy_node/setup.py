@@ -27,6 +27,7 @@ setup(
             "conditioned = policy_node.conditioned:ConditionedPolicy",
             "residual = policy_node.residual:ResidualPolicy",
             "delayed = policy_node.delayed:DelayedPolicy",
+            "lerobot = policy_node.lerobot_policy:LeRobotPolicy",
         ],
     },
 )

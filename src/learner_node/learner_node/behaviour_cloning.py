@@ -19,6 +19,7 @@ class BehaviourCloning(FlowImitation[ImitationConfig]):
 
     name = "behaviour_cloning"
     settings = ImitationConfig
+    by_loss = True
     reads_reward = False
     nothing = "there was no episode"
 

@@ -20,6 +20,7 @@ class FilteredBC(FlowImitation[ImitationConfig]):
 
     name = "filtered_bc"
     settings = ImitationConfig
+    by_loss = True
 
     def weigh(self, episodes: Sequence[Kept]) -> list[np.ndarray]:
         return [float(kept.success) * labelled(kept.rollout) for kept in episodes]

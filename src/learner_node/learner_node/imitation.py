@@ -16,6 +16,9 @@ Loss: with u = chunk - noise and x_t = (1 - t) noise + t chunk (Lipman et al., a
 probability |w(o, chunk)|, which is the weighted loss sum(w L) / sum(w) in expectation:
     w > 0: || v(x_t, t, o) - u ||^2              w < 0: || 2 v_old(x_t, t, o) - v(x_t, t, o) - u ||^2
 where v_old is the policy as this update found it (flow_refinement alone has negative weights and says why).
+
+A policy that is no flow of ours but knows its own training loss (contracts.ImitationPolicy: LeRobot's) is trained by that, in the tensors
+that its own configuration names, on the images of the decisions drawn; `tensors` and `input_noise` are not for it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from learner_node.prior import prior_count, read_prior
 from learner_node.rounds import GateConfig, RoundsConfig
 from whetstone import sharding
 from whetstone.config import parse, source_of
-from whetstone.contracts import FlowPolicy, Rollout
+from whetstone.contracts import FlowPolicy, ImitationPolicy, Rollout
 from whetstone.errors import ConfigError
 from whetstone.precision import autocast
 
@@ -70,7 +73,10 @@ class ImitationConfig:
 @dataclass(frozen=True)
 class Kept:
     """One episode in the buffer. iteration: of the update that it came to, PRIOR: from before the run; rollout: its record, without images;
-    inputs (T, .) that the network saw; chunks (T, horizon * columns), normalised: what was done, where a human intervened."""
+    inputs (T, .) that the network saw; chunks (T, horizon * columns), normalised: what was done, where a human intervened.
+
+    Where the policy is trained by its own loss, the record keeps its images, inputs are (T, 2): number of the episode and its row, and
+    chunks are as the policy gave them."""
 
     iteration: int
     rollout: Rollout
@@ -145,11 +151,16 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
     """Its dataclass of configuration."""
     reads_reward: ClassVar[bool] = True
     """Whether its weights come from rewards."""
+    by_loss: ClassVar[bool] = False
+    """Whether it also trains an ImitationPolicy: all its weights are at least 0, and it asks the flow nothing."""
     nothing = "no episode was judged successful"
 
-    def __init__(self, config: C, policy: FlowPolicy, seed: int):
+    def __init__(self, config: C, policy: Any, seed: int):
         self.config = config
-        super().__init__(policy, config.gate, config.rounds, config.tensors)
+        self._flows = isinstance(policy, FlowPolicy)
+        self._episodes = 0  # remembered so far, and
+        self._shown: dict[int, Rollout] = {}  # those of the update at work, by number: for a policy's own loss
+        super().__init__(policy, config.gate, config.rounds, config.tensors if self._flows else "all")
         self._rng = np.random.default_rng([seed, 17])
         self._generator = torch.Generator().manual_seed(seed)
         self._buffer: list[Kept] = []
@@ -161,9 +172,12 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
 
     @classmethod
     def load(cls, config: dict[str, Any], policy: Any, seed: int) -> Self:
-        """Raises ConfigError for a bad key, a policy that is not a flow policy, or a prior that it cannot learn from."""
-        if not isinstance(policy, FlowPolicy):
-            raise ConfigError(f"learner '{cls.name}' needs a flow policy (network, encode, replay); '{type(policy).__name__}' is none")
+        """Raises ConfigError for a bad key, a policy that it cannot train, or a prior that it cannot learn from."""
+        if not isinstance(policy, FlowPolicy) and not (cls.by_loss and isinstance(policy, ImitationPolicy)):
+            kind = "a flow policy (network, encode, replay)" + (" or one with a loss of its own (losses)" if cls.by_loss else "")
+            raise ConfigError(f"learner '{cls.name}' needs {kind}; '{type(policy).__name__}' is none")
+        if not isinstance(policy, FlowPolicy) and not policy.trainable_state():
+            raise ConfigError(f"learner '{cls.name}': policy '{policy.spec.policy_id}' trains nothing; set the key 'trained' in its YAML")
         learner = cls(parse(cls.settings, config, f"config/learners/{cls.name}.yaml"), policy, seed)
         if learner.config.prior:
             learner.read_prior(source_of(config, f"config/learners/{cls.name}.yaml"))
@@ -196,7 +210,7 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
         if episodes and episodes[0].instruction != self._replayed:
             # Of the task being refined only the policy's own successes: its demonstrator may be worse than the policy by now.
             self._replayed = episodes[0].instruction
-            self._demonstrations = self.policy.replay(without=self._replayed)
+            self._demonstrations = self.policy.replay(without=self._replayed) if self._flows else None
         weights = np.concatenate([prior.weights, own.weights])
         metrics = {
             "unlabelled_steps": float(sum((~labelled(rollout)).sum() for rollout in episodes)),
@@ -237,6 +251,12 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
         self._buffer.append(self._keep(corrected(rollout), iteration))
 
     def _keep(self, rollout: Rollout, iteration: int) -> Kept:
+        if not self._flows:
+            count = len(rollout.stamps)
+            self._episodes += 1
+            rows = torch.stack([torch.full((count,), self._episodes), torch.arange(count)], dim=1)
+            chunks = torch.from_numpy(rollout.actions).float().flatten(1)
+            return Kept(iteration, replace(rollout, last_images={}), rows, chunks)
         inputs = self.policy.encode(rollout.images, rollout.proprioception, rollout.actions, rollout.instruction)
         state = torch.from_numpy(rollout.proprioception).float().to(inputs.device)
         actions = torch.from_numpy(rollout.actions).float().to(inputs.device)
@@ -248,10 +268,12 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
         """Mean loss of the last tenth of the steps, and how many were skipped."""
         config, network = self.config, self.policy.network
         prior, own = material
+        if not self._flows:
+            self._shown = {int(kept.inputs[0, 0]): kept.rollout for kept in (*self._prior, *self._buffer) if len(kept.inputs)}
         replayed = round(config.batch * config.demonstration_share) if self._demonstrations is not None else 0
         before = prior_count(config.batch - replayed, config.prior_share, len(prior), len(own))
         shares = [(pool, count) for pool, count in ((own, config.batch - replayed - before), (prior, before)) if count]
-        old = sharding.copy_of(network).eval()
+        old = sharding.copy_of(network).eval() if self._flows else None
         losses, descent = [], Descent()
         steps = min(config.steps, math.ceil(config.updates * int(self._new)))
         self._new.zero_()
@@ -266,9 +288,12 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
                 index = torch.from_numpy(self._rng.integers(0, len(self._demonstrations[0]), replayed))
                 seen, wanted = torch.cat([seen, self._demonstrations[0][index]]), torch.cat([wanted, self._demonstrations[1][index]])
                 sign = torch.cat([sign, torch.ones(replayed)])
-            seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
-            with autocast(wanted.device.type):
-                loss = self.loss(old, seen, wanted, sign.to(seen.device))
+            if self._flows:
+                seen = seen + config.input_noise * torch.randn(seen.shape, generator=self._generator).to(seen.device)
+                with autocast(wanted.device.type):
+                    loss = self.loss(old, seen, wanted, sign.to(seen.device))
+            else:
+                loss = self.own_loss(seen, wanted)
             losses.append(descent.step(self._optimiser, loss, self._parameters))
         network.eval()
         descent.finish()
@@ -283,6 +308,20 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
         # Whether the old network is needed is a matter of the whole batch: where it is sharded, all processes ask it or none.
         fitted = self.fitted(None if (signs > 0).all() else old, (inputs[mine], mixed, time, scale), signs[mine])
         return (fitted - wanted).square().mean() * group().portion(len(wanted), len(chunks))
+
+    def own_loss(self, rows: torch.Tensor, chunks: torch.Tensor) -> torch.Tensor:
+        """The policy's own, of this process's share of a batch. rows (B, 2): as in Kept; chunks (B, horizon * columns)."""
+        mine = group().share(len(rows))
+        seed = int(torch.randint(2**31, (), generator=self._generator))
+        shown = [(self._shown[episode], row) for episode, row in rows[mine].tolist()]
+        losses = self.policy.losses(
+            {camera: np.stack([rollout.images[camera][row] for rollout, row in shown]) for camera in self.policy.spec.cameras},
+            np.stack([rollout.proprioception[row] for rollout, row in shown]),
+            chunks[mine].unflatten(1, (self.policy.spec.horizon, -1)).numpy(),
+            [rollout.instruction for rollout, _ in shown],
+            seed,
+        )
+        return losses.mean() * group().portion(len(losses), len(rows))
 
     def fitted(self, old: Any, points: tuple[torch.Tensor, ...], signs: torch.Tensor) -> torch.Tensor:
         """(B, horizon * columns) that is made to fit the wanted velocity, see the module. old: None where all signs are positive; points:

@@ -34,6 +34,7 @@ class RABC(FlowImitation[RABCConfig]):
 
     name = "ra_bc"
     settings = RABCConfig
+    by_loss = True
     nothing = "no chunk made progress"
 
     def weigh(self, episodes: Sequence[Kept]) -> list[np.ndarray]:

@@ -24,12 +24,11 @@ from reward_node.frames import check_frames
 from reward_node.instructions import checked
 from reward_node.settings import ImageRewardSettings, hold
 from reward_node.signals import Contrast, total
-from reward_node.vlm.folder import loading, model_folder
-from reward_node.vlm.loading import revision
 from reward_node.weight_bytes import weight_bytes
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
 from whetstone.errors import ConfigError
+from whetstone.model_folder import loading, model_folder, revision
 
 _SOURCE = "config/rewards/clip.yaml"
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -155,6 +155,26 @@ class FlowPolicy(Policy, Protocol):
 
 
 @runtime_checkable
+class ImitationPolicy(Policy, Protocol):
+    """A policy that says how far it is from imitating a decision: what learners by weighted imitation ask of one that is no FlowPolicy.
+
+    network: torch module; its parameters that are named as in trainable_state are trained, all of them.
+    """
+
+    network: Any
+
+    def losses(
+        self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: list[str], seed: int
+    ) -> Any:
+        """(B,) torch tensor, differentiable in the trained weights: the policy's own training loss at each of B decisions.
+
+        images: camera -> (B, height, width, 3) uint8; proprioception (B, joints + 1); actions (B, horizon, columns), as chunks hold them;
+        instruction: of each decision. All randomness follows from seed.
+        """
+        ...
+
+
+@runtime_checkable
 class ConditionedPolicy(FlowPolicy, Protocol):
     """A flow policy that is told whether a chunk is better than usual: what RECAP asks for.
 

@@ -23,10 +23,11 @@ from reward_node.lrm.settings import LRMSettings, Question
 from reward_node.signals import total
 from reward_node.vlm.answers import Answers, Judgement, judge
 from reward_node.vlm.layout import Segment
-from reward_node.vlm.loading import VisionLanguageModel, load, revision
+from reward_node.vlm.loading import VisionLanguageModel, load
 from reward_node.vlm.prefix import Prefix
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
+from whetstone.model_folder import revision
 
 _SOURCE = "config/rewards/lrm.yaml"
 

@@ -21,12 +21,11 @@ from reward_node.robometer.network import RobometerNetwork, build
 from reward_node.robometer.prompt import RobometerPrompt
 from reward_node.robometer.settings import RobometerSettings
 from reward_node.signals import Contrast, total
-from reward_node.vlm.folder import loading, model_folder
-from reward_node.vlm.loading import revision
 from reward_node.vlm.prefix import Branch, Prefix
 from reward_node.weight_bytes import weight_bytes
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Provenance, RewardNeeds, RewardSample
+from whetstone.model_folder import loading, model_folder, revision
 
 _SOURCE = "config/rewards/robometer.yaml"
 

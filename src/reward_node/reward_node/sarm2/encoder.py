@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from reward_node.sarm2.configuration import SARM2Settings, VisionModelSettings
-from reward_node.vlm.loading import revision
 from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.model_folder import revision
 from whetstone.vision import CAMERAS, VisionEncoder
 
 

@@ -5,16 +5,15 @@ Role: the one place that loads one. Nothing is ever downloaded. torch and transf
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reward_node.vlm.folder import loading, model_folder
 from reward_node.vlm.layout import ImageSequence, InternVLImages, Layout, QwenImages, TimedVideo
 from reward_node.vlm.quantisation import Precision, finish, loading_arguments
 from reward_node.weight_bytes import weight_bytes
 from whetstone.errors import ConfigError
+from whetstone.model_folder import digest, loading, model_folder, revision
 
 
 @dataclass(frozen=True)
@@ -98,25 +97,4 @@ def _pocket(robot: str, precision: Precision, device: str) -> VisionLanguageMode
 
     model, tokenizer, layout, path = pocket.load(robot)
     model.text.to(loading_arguments(precision, device)["dtype"])
-    return VisionLanguageModel(finish(model, precision, device), tokenizer, layout, layout, path.stem, _digest([path]))
-
-
-def revision(folder: Path) -> str:
-    """12 hex digits that name the files of a model folder: its configuration, its vocabulary, its weights."""
-    return _digest(sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".gguf", ".jinja")))
-
-
-def _digest(paths: list[Path]) -> str:
-    """Of names, sizes and contents; of files above 16 MiB, 64 KiB at each of 64 places: a checkpoint of 16 GB need not be read twice."""
-    digest, part, places = hashlib.sha256(), 1 << 16, 64
-    for path in paths:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            if size <= 1 << 24:
-                digest.update(file.read())
-                continue
-            for place in range(places):
-                file.seek((size - part) * place // (places - 1))
-                digest.update(file.read(part))
-    return digest.hexdigest()[:12]
+    return VisionLanguageModel(finish(model, precision, device), tokenizer, layout, layout, path.stem, digest([path]))

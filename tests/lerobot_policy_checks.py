@@ -1,0 +1,283 @@
+"""LeRobot's policies, of random weights but with its own code, through the adapter: seeds, mismatches, training, the simulator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_lerobot
+import torch
+
+from learner_node.filtered_bc import FilteredBC
+from policy_node.lerobot_policy import LeRobotPolicy
+from robot_bringup.offline import run_episode
+from robot_bringup.sim.simulation import Simulation
+from whetstone.config import load_yaml, root
+from whetstone.contracts import FlowPolicy, ImitationPolicy, Observation, Policy
+from whetstone.errors import AssetError, ConfigError
+from whetstone.profile import load_profile
+from whetstone.task import load_task
+
+KINDS = ("act", "diffusion", "smolvla")
+CAMERAS = {"front": "observation.images.top", "wrist": "observation.images.wrist"}
+LORA = {"act": ["linear1", "linear2"], "diffusion": r".*cond_encoder\.1", "smolvla": ["q_proj", "v_proj"]}
+HEADS = {
+    "act": ["model.decoder.*", "model.action_head.*"],
+    "diffusion": ["diffusion.unet.*"],
+    "smolvla": ["model.*expert*", "model.action*"],
+}
+FRANKA = load_profile("franka")
+
+
+def observation(seed: int = 0) -> Observation:
+    rng = np.random.default_rng(seed)
+    images = {camera: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for camera in CAMERAS}
+    return Observation(0, images, rng.normal(0, 0.3, 8).astype(np.float32))
+
+
+Load = Callable[..., LeRobotPolicy]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("lerobot")
+    vlm = tiny_lerobot.small_smolvlm(base / "vlm")
+    return {kind: tiny_lerobot.save(kind, base / kind, vlm if kind == "smolvla" else None) for kind in KINDS} | {"vlm": vlm}
+
+
+@pytest.fixture(scope="module")
+def load(folders: dict[str, Path]) -> Load:
+    def of(kind: str, **given: Any) -> LeRobotPolicy:
+        return LeRobotPolicy.load({"path": str(folders[kind]), "cameras": CAMERAS, **given}, FRANKA)
+
+    return of
+
+
+def seen(count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    frames = [observation(index) for index in range(count)]
+    return {name: np.stack([one.images[name] for one in frames]) for name in CAMERAS}, np.stack([one.proprioception for one in frames])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_are_the_policy_s_and_follow_from_the_seed(load: Load, kind: str) -> None:
+    policy = load(kind)
+    assert isinstance(policy, Policy) and isinstance(policy, ImitationPolicy) and not isinstance(policy, FlowPolicy)
+    assert (policy.spec.cameras, policy.spec.execute, policy.spec.columns) == (("front", "wrist"), 4, 8)
+
+    def chunk(seed: int, mode: Any = "sampled", frame: int = 0, instruction: str = "put the red cube in the tray") -> np.ndarray:
+        policy.reset(instruction, seed, mode)
+        state = torch.random.get_rng_state()
+        actions = policy.act(observation(frame)).actions
+        assert torch.equal(torch.random.get_rng_state(), state), "nobody else's draws change"
+        return actions
+
+    first = chunk(3)
+    assert first.shape == (policy.spec.horizon, 8) and first.dtype == np.float32
+    assert first[:, -1].min() >= 0 and first[:, -1].max() <= 1
+    np.testing.assert_array_equal(chunk(3), first)
+    assert np.abs(chunk(3, frame=1) - first).max() > 1e-4, "it sees"
+    if kind != "act":  # draws nothing when it acts
+        assert np.abs(chunk(4) - first).max() > 1e-4
+    np.testing.assert_array_equal(chunk(3, "greedy"), chunk(4, "greedy"))
+    policy.reset("go", 3, "exploring")
+    kept = [policy.act(observation()).actions for _ in range(2)]
+    np.testing.assert_array_equal(kept[0], kept[1])
+    if kind == "smolvla":
+        assert np.abs(chunk(3, instruction="touch the blue cube") - first).max() > 1e-6, "it reads"
+
+
+def test_a_chunk_is_what_lerobot_itself_gives(load: Load, folders: dict[str, Path]) -> None:
+    """Its own policy class and processors, called as its own scripts call them."""
+    policy = load("act", joints=[{"name": name} for name in ("gripper", *FRANKA.joint_names)], units="deg")
+    policy.reset("go", 0, "greedy")
+    frame = observation(5)
+    found = policy.act(frame).actions
+    act = tiny_lerobot.lerobot("policies.act.modeling_act").ACTPolicy.from_pretrained(folders["act"])
+    before, behind = tiny_lerobot.lerobot("policies.factory").make_pre_post_processors(act.config, pretrained_path=str(folders["act"]))
+    utilities = tiny_lerobot.lerobot("policies.utils")
+    from policy_node.convention import resized
+
+    state = np.concatenate([frame.proprioception[-1:], np.rad2deg(frame.proprioception[:-1])]).astype(np.float32)
+    given = {"observation.state": state} | {CAMERAS[name]: resized(image, 64, 64) for name, image in frame.images.items()}
+    batch = before(utilities.prepare_observation_for_inference(given, torch.device("cpu"), "go", ""))
+    wanted = [behind(act.select_action(batch))[0].numpy() for _ in range(4)]
+    np.testing.assert_allclose(found[:4, :7], np.deg2rad(np.stack(wanted)[:, 1:]), atol=1e-5)
+    np.testing.assert_allclose(found[:4, 7], np.stack(wanted)[:, 0].clip(0, 1), atol=1e-5)
+
+
+def test_shipped_configuration_asks_for_a_path() -> None:
+    settings = load_yaml(root() / "config" / "policies" / "lerobot.yaml")
+    with pytest.raises(ConfigError, match=r"lerobot.yaml: key 'path' is empty"):
+        LeRobotPolicy.load(settings, FRANKA)
+
+
+def test_a_policy_of_another_robot_is_refused_naming_both_sides(folders: dict[str, Path], load: Load, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has 8 numbers in 'observation.state', robot 'so100' has 6"):
+        LeRobotPolicy.load({"path": str(folders["act"]), "cameras": CAMERAS}, load_profile("so100"))
+    with pytest.raises(ConfigError, match=r"wants 'observation.images.top'.*'franka' has front, wrist"):
+        load("act", cameras={})
+    with pytest.raises(ConfigError, match=r"(wants|has no) 'observation.images.*sees observation.images.top"):
+        load("smolvla", cameras={**CAMERAS, "front": "observation.images.side"})
+    with pytest.raises(ConfigError, match="chunks have 6 rows"):
+        load("act", execute=7)
+    with pytest.raises(ConfigError, match="settings.num_stepz"):
+        load("smolvla", settings={"num_stepz": 1})
+    with pytest.raises(ConfigError, match="'vlm' is for SmolVLA"):
+        load("act", vlm=str(folders["vlm"]))
+
+
+def test_a_damaged_folder_is_one_line(folders: dict[str, Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    def message(change: Callable[[Path], object]) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(folders["act"], folder)
+        change(folder)
+        with pytest.raises(AssetError) as error:
+            LeRobotPolicy.load({"path": str(folder), "cameras": CAMERAS}, FRANKA)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+        return str(error.value)
+
+    def without_a_tensor(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.action_head.weight"]
+        save_file(tensors, folder / "model.safetensors")
+
+    assert "lacks tensor 'model.action_head.weight'" in message(without_a_tensor)
+    assert "no config.json" in message(lambda folder: (folder / "config.json").unlink())
+    assert "of lerobot < 0.4" in message(lambda folder: (folder / "policy_preprocessor.json").unlink())
+    message(lambda folder: (folder / "model.safetensors").write_bytes(b"nonsense"))
+    message(lambda folder: (folder / "config.json").write_text("{"))
+    with pytest.raises(AssetError, match="no such folder"):
+        LeRobotPolicy.load({"path": str(tmp_path / "nowhere")}, FRANKA)
+
+
+def test_pi0_says_what_this_lerobot_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
+    """lerobot 0.4 runs pi0 and pi0.5 with a patched transformers only."""
+    folder = tmp_path / "pi0"
+    shutil.copytree(folders["act"], folder)
+    settings = json.loads((folder / "config.json").read_text())
+    kept = {key: settings[key] for key in ("input_features", "output_features", "device")}
+    (folder / "config.json").write_text(json.dumps({"type": "pi0", **kept}))
+    with pytest.raises(AssetError, match=r"patched transformers.*policy:=remote"):
+        LeRobotPolicy.load({"path": str(folder), "cameras": CAMERAS}, FRANKA)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_alone_travel_and_change_what_the_policy_does(load: Load, kind: str) -> None:
+    plain = load(kind)
+    one, other = (load(kind, trained={"lora": {"targets": LORA[kind], "rank": 2}}) for _ in range(2))
+    assert plain.trainable_state() == {}
+
+    def chunk(policy: LeRobotPolicy) -> np.ndarray:
+        policy.reset("go", 1, "greedy")
+        return policy.act(observation()).actions
+
+    np.testing.assert_allclose(chunk(one), chunk(plain), atol=1e-6)  # they begin as no change at all
+    state = one.trainable_state()
+    assert state and all("lora_" in name and value.dtype == np.float32 for name, value in state.items())
+    for name, value in other.trainable_state().items():
+        np.testing.assert_array_equal(value, state[name], err_msg="the learner's copy begins as the robot's")
+    changed = {name: value + 0.3 for name, value in state.items()}
+    other.load_trainable_state(changed)
+    for name, value in other.trainable_state().items():
+        np.testing.assert_array_equal(value, changed[name])
+    assert np.abs(chunk(other) - chunk(one)).max() > 1e-5
+    first = next(iter(state))
+    with pytest.raises(ValueError, match=first.replace(".", r"\.")):
+        one.load_trainable_state({name: value for name, value in state.items() if name != first})
+    with pytest.raises(ValueError, match="shape"):
+        one.load_trainable_state({**state, first: np.zeros((1, 1))})
+    with pytest.raises(ValueError, match="'extra' is unknown"):
+        one.load_trainable_state({**state, "extra": np.zeros(1)})
+    assert one.spec.config_hash == other.spec.config_hash != plain.spec.config_hash
+
+
+def test_heads_by_pattern(load: Load) -> None:
+    policy = load("act", trained={"tensors": ["model.action_head.*"]})
+    assert sorted(policy.trainable_state()) == ["model.action_head.bias", "model.action_head.weight"]
+    both = load("act", trained={"tensors": ["model.action_head.*"], "lora": {"targets": "model.encoder.*linear1", "rank": 1}})
+    assert len(both.trainable_state()) == 2 + 2
+    with pytest.raises(ConfigError, match=r"'\*\.nothing' is no parameter"):
+        load("act", trained={"tensors": ["*.nothing"]})
+    with pytest.raises(ConfigError, match="names no layer"):
+        load("act", trained={"lora": {"targets": ["nothing"]}})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_are_each_decision_s_own_and_descent_lowers_them(load: Load, kind: str) -> None:
+    policy = load(kind, trained={"tensors": HEADS[kind]}, settings={"use_vae": False, "dropout": 0.0} if kind == "act" else {})
+    images, state = seen(3)
+    actions = np.random.default_rng(0).uniform(-0.5, 0.5, (3, policy.spec.horizon, 8)).astype(np.float32)
+
+    def losses(rows: slice = slice(None), seed: int = 0) -> torch.Tensor:
+        shown = {name: one[rows] for name, one in images.items()}
+        return policy.losses(shown, state[rows], actions[rows], ["go"] * len(state[rows]), seed)
+
+    found = losses()
+    assert found.shape == (3,) and (found > 0).all()
+    torch.testing.assert_close(losses(), found)
+    if kind == "act":  # draws nothing: each decision's loss is the same whoever stands beside it
+        torch.testing.assert_close(losses(slice(1, 2)), found[1:2])
+    optimiser = torch.optim.Adam(policy.trained.own.values(), lr=1e-2)
+    for _ in range(8):
+        optimiser.zero_grad()
+        losses().mean().backward()
+        optimiser.step()
+    assert losses().mean() < 0.8 * found.mean()
+    assert not policy.network.training
+
+
+def test_bfloat16_is_near_float32(load: Load) -> None:
+    chunks = []
+    for dtype in ("float32", "bfloat16"):
+        policy = load("smolvla", dtype=dtype)
+        policy.reset("go", 0, "greedy")
+        chunks.append(policy.act(observation()).actions)
+    assert 0 < np.abs(chunks[0] - chunks[1]).max() < 0.2
+
+
+@pytest.fixture(scope="module")
+def sim() -> Any:
+    simulation = Simulation(FRANKA)
+    yield simulation
+    simulation.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_drives_the_simulator_and_is_refined_from_what_it_did(load: Load, sim: Simulation, kind: str) -> None:
+    policy = load(kind, trained={"lora": {"targets": LORA[kind], "rank": 2}})
+    task = replace(load_task("reach", "franka"), max_steps=12)
+    episodes = [run_episode(sim, policy, task, seed, "exploring").rollout for seed in (1, 2)]
+    assert [one.actions.shape for one in episodes] == [(3, policy.spec.horizon, 8)] * 2
+    for one in episodes:
+        one.outcome = "success"
+        one.rewards["progress"] = np.linspace(0, 1, 4).astype(np.float32)
+    settings = {"steps": 3, "batch": 2, "updates": 1.0, "learning_rate": 0.01, "gate": {"episodes": 1}}
+    learner = FilteredBC.load(settings, policy, 0)
+    before = policy.trainable_state()
+    report = learner.update(episodes, 0, False)
+    assert report.deploy and np.isfinite(report.metrics["loss"]) and report.metrics["imitated"] == 6
+    after = learner.trainable_state()
+    assert after.keys() == before.keys() and any(not np.array_equal(after[name], before[name]) for name in before)
+    again = FilteredBC.load(settings, load(kind, trained={"lora": {"targets": LORA[kind], "rank": 2}}), 0)
+    again.update(episodes, 0, False)
+    for name, value in again.trainable_state().items():
+        np.testing.assert_array_equal(value, after[name])
+
+
+def test_a_learner_says_what_it_cannot_train(load: Load) -> None:
+    from learner_node.recap import RECAP
+    from learner_node.refinement import FlowRefinement
+
+    with pytest.raises(ConfigError, match="trains nothing; set the key 'trained'"):
+        FilteredBC.load({}, load("act"), 0)
+    for learner in (FlowRefinement, RECAP):
+        with pytest.raises(ConfigError, match="needs a"):
+            learner.load({}, load("act", trained={"tensors": ["*"]}), 0)
