@@ -28,6 +28,7 @@ setup(
             "residual = policy_node.residual:ResidualPolicy",
             "delayed = policy_node.delayed:DelayedPolicy",
             "lerobot = policy_node.lerobot_policy:LeRobotPolicy",
+            "remote = policy_node.remote:RemotePolicy",
         ],
     },
 )
