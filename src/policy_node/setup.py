@@ -29,6 +29,7 @@ setup(
             "delayed = policy_node.delayed:DelayedPolicy",
             "lerobot = policy_node.lerobot_policy:LeRobotPolicy",
             "remote = policy_node.remote:RemotePolicy",
+            "openvla = policy_node.openvla:OpenVLAPolicy",
         ],
     },
 )

@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,6 +160,7 @@ class Server:
         self._config, self._source, self._clock = config, source, clock
         self._socket: ClientConnection | None = None
         self._answered = False
+        self._held = ExitStack()
 
     def open(self) -> dict[str, Any]:
         """Connect, again and again until `connect` is over. Returns the server's metadata. Raises PeerError."""
@@ -170,7 +172,7 @@ class Server:
         while (left := end - self._clock()) > 0:
             try:
                 # Neither compressed nor through a proxy: pictures do not get smaller, and the server is on the robot's network.
-                self._socket = connect(
+                connection = connect(
                     config.address,
                     compression=None,
                     max_size=LARGEST,
@@ -181,6 +183,7 @@ class Server:
                     additional_headers={"Authorization": f"Api-Key {key}"} if key else None,
                 )
                 # Whoever does not read must not keep `send` waiting longer than `recv`.
+                self._socket = self._held.enter_context(connection)
                 self._socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(config.timeout * 1000))
                 metadata = unpack(self._socket.recv(timeout=max(end - self._clock(), _PAUSE)))
                 self._answered = False
@@ -222,6 +225,5 @@ class Server:
         raise AssertionError
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._socket = None
+        self._held.close()

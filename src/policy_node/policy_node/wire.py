@@ -20,7 +20,9 @@ _KINDS = "biufSU"
 
 def pack(message: Any) -> bytes:
     """ValueError for what is neither plain nor an array of numbers."""
-    return msgpack.packb(message, default=_packed)
+    packed = msgpack.packb(message, default=_packed)
+    assert packed is not None
+    return packed
 
 
 def unpack(data: bytes | str) -> Any:

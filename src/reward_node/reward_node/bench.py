@@ -28,12 +28,12 @@ import torch
 from reward_node.vlm import loading, random_models
 from reward_node.vlm.layout import Segment, TimedVideo
 from reward_node.vlm.prefix import Branch, Prefix, Work, from_scratch, together
-from reward_node.vlm.quantisation import Precision
 from reward_node.weight_bytes import weight_bytes
 from whetstone import results
 from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.config import find, load_yaml, unknown
 from whetstone.errors import ConfigError
+from whetstone.quantisation import Precision
 
 ARGUMENTS = {
     "models": "small",

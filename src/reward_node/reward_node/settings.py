@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reward_node.signals import ContrastiveSettings
-from reward_node.vlm.quantisation import Precision
 from whetstone.completion import Completion
+from whetstone.quantisation import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from reward_node.topreward import TOPReward
-from reward_node.vlm import quantisation, random_models
+from reward_node.vlm import random_models
 from reward_node.vlm.loading import load
+from whetstone import quantisation
 from whetstone.config import find, load_yaml
 from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile

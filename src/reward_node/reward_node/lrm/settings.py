@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from reward_node.settings import hold
-from reward_node.vlm.quantisation import Precision
 from whetstone.completion import Completion
+from whetstone.quantisation import Precision
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from reward_node.vlm.quantisation import Precision, finish, loading_arguments
 from whetstone.errors import AssetError
+from whetstone.quantisation import Precision, finish, loading_arguments
 
 ADDED = ("<|split_token|>", "<|reward_token|>", "<|pref_token|>", "<|sim_token|>", "<|prog_token|>")
 """Tokens of Robometer's own; behind the last one the heads are read."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from reward_node.vlm.layout import ImageSequence, InternVLImages, Layout, QwenImages, TimedVideo
-from reward_node.vlm.quantisation import Precision, finish, loading_arguments
 from reward_node.weight_bytes import weight_bytes
 from whetstone.errors import ConfigError
 from whetstone.model_folder import digest, loading, model_folder, revision
+from whetstone.quantisation import Precision, finish, loading_arguments
 
 
 @dataclass(frozen=True)
