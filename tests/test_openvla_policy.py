@@ -1,4 +1,4 @@
-"""OpenVLA of random weights through the adapter: held to the same written another way; bins, seeds, precisions, training."""
+"""OpenVLA of random weights through the adapter: the same written another way, bins, seeds, precisions, training, the simulator."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from policy_node.action_space import ActionConverter
 from policy_node.openvla import ActionTokens, OpenVLAPolicy, rpy_of_vector, vector_of_rpy
 from policy_node.prismatic import vision_of
+from robot_bringup.offline import run_episode
+from robot_bringup.sim.simulation import Simulation
 from whetstone.config import load_yaml, root
-from whetstone.contracts import FlowPolicy, ImitationPolicy, Observation, Policy
+from whetstone.contracts import Chunk, FlowPolicy, ImitationPolicy, Observation, Policy
 from whetstone.errors import AssetError, ConfigError
+from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
+from whetstone.task import load_task
 
 FRANKA = load_profile("franka")
 
@@ -236,3 +241,32 @@ def test_the_contract_carries_its_motions(folder: Path) -> None:
     one, other = chunk(policy).actions[0], chunk(plain).actions[0]
     np.testing.assert_allclose(one[:6], other[:6] * np.repeat([0.05, 0.5], 3), rtol=1e-5, atol=1e-9)
     assert replace(policy.spec, config_hash="") == replace(plain.spec, config_hash="")
+
+
+class Joints:
+    """The policy as the node runs it: its chunks as joint targets."""
+
+    def __init__(self, policy: OpenVLAPolicy) -> None:
+        self._policy, self._converter = policy, ActionConverter(policy.spec.action_space, FRANKA)
+        self.spec = replace(policy.spec, action_space="joint_position")
+        self.reset, self.trainable_state, self.load_trainable_state = policy.reset, policy.trainable_state, policy.load_trainable_state
+
+    @classmethod
+    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> Joints:
+        return cls(OpenVLAPolicy.load(config, profile, device))
+
+    def act(self, observation: Observation) -> Chunk:
+        return Chunk(self._converter.convert(self._policy.act(observation).actions, observation.proprioception).actions)
+
+
+def test_it_drives_the_simulator(folder: Path) -> None:
+    sim = Simulation(FRANKA)
+    forward = ForwardKinematics(FRANKA)
+    policy = Joints.load({"model": str(folder), "statistics": "bridge_orig", "dtype": "float32"}, FRANKA)
+    played = run_episode(sim, policy, replace(load_task("reach", "franka"), max_steps=5), 1, "greedy").rollout
+    sim.close()
+    assert played.actions.shape == (5, 1, 8)
+    first = played.actions[0, 0, :7] - played.proprioception[0, :7]
+    assert 1e-4 < np.abs(first).max() <= float((FRANKA.velocity * FRANKA.period).max()) + 1e-6
+    way = forward.pose(played.proprioception[-1, :7])[0] - forward.pose(played.proprioception[0, :7])[0]
+    assert np.linalg.norm(way) > 1e-3, "the hand moves"
