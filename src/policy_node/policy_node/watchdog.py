@@ -23,7 +23,8 @@ LOOKS = 8
 class Watchdog:
     """patience: control periods after the last word of the policy by which the arm is being stopped.
 
-    needed: parts without a word of which no command goes through, e.g. MODE.
+    needed: parts without a word of which no command goes through, e.g. MODE. What was not heard yet may be still on its way to this
+    process: commands are held back meanwhile, and the arm counts as stopped after as long as a part may be silent.
     stopped: why, empty while commands go through. A part (camera, joint states) is watched once it was heard and while commands move the
     arm: from the first command of an episode to its end.
     """
@@ -36,6 +37,7 @@ class Watchdog:
         self._stale = profile.guard.stale_after
         self._heard: dict[str, float] = {}
         self._moving = False
+        self._blind: float | None = None  # since when commands come without what must be known for them
 
     def heard(self, part: str, now: float) -> None:
         """now: s of a steady clock."""
@@ -46,17 +48,18 @@ class Watchdog:
         self._moving = False
         self._heard.pop(POLICY, None)
 
-    def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool) -> bool:
+    def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool, now: float) -> bool:
         """Whether this command (joints,) rad may go to the driver; running: an episode does. One that is no finite number or further from
         `measured` than the guard lets any be stops the arm: it never passed the guard."""
         if self.stopped:
             return False
-        if missing := self._never():
-            self.stop(missing[0])
+        unknown = self._never() if measured is not None else (*self._never(), "command: where the arm is is not known")
+        if measured is None or unknown:
+            self._blind = now if self._blind is None else self._blind
+            if now - self._blind > self._stale:
+                self.stop(unknown[0])
             return False
-        if measured is None:
-            self.stop("command: where the arm is is not known")
-            return False
+        self._blind = None
         if command.shape != measured.shape or not np.isfinite(command).all():
             self.stop("command: not finite, or of another arm")
         elif (np.abs(command - measured) > 2 * self._max_step).any():  # the arm moves on while a command is under way

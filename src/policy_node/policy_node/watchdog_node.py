@@ -145,7 +145,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             return
         command, grip = self._read(message)
         before = self._watchdog.stopped
-        if self._watchdog.passes(command, self._measured, self._running):
+        if self._watchdog.passes(command, self._measured, self._running, time.monotonic()):
             self._last, self._grip = command, grip
             point = [*message.points][0]
             within = max(self._profile.period_ns, point.time_from_start.sec * 1_000_000_000 + point.time_from_start.nanosec)

@@ -21,7 +21,7 @@ def moving() -> Watchdog:
     watchdog = Watchdog(PROFILE)
     for part in (JOINTS, CAMERA, POLICY):
         watchdog.heard(part, 0.0)
-    assert watchdog.passes(HERE, HERE, running=True)
+    assert watchdog.passes(HERE, HERE, running=True, now=0.0)
     return watchdog
 
 
@@ -66,7 +66,7 @@ def test_who_rests_need_not_be_heard() -> None:
     for part in (JOINTS, CAMERA, POLICY):
         watchdog.heard(part, 0.0)
     assert not watchdog.look(100.0), "nothing was commanded yet"
-    assert watchdog.passes(HERE, HERE, running=False) and not watchdog.look(100.0), "the last command of an episode that is over"
+    assert watchdog.passes(HERE, HERE, running=False, now=0.0) and not watchdog.look(100.0), "the last command of an episode that is over"
     watchdog = moving()
     watchdog.rest()
     assert not watchdog.look(100.0)
@@ -80,16 +80,18 @@ def test_whatever_passes_is_near_where_the_arm_is(command: list[float], scale: f
     watchdog = Watchdog(PROFILE)
     wanted = np.array(command, np.float64)
     wanted = HERE + scale * wanted if len(wanted) == COUNT else wanted
-    if watchdog.passes(wanted, HERE, running=True):
+    if watchdog.passes(wanted, HERE, running=True, now=0.0):
         assert wanted.shape == HERE.shape and (np.abs(wanted - HERE) <= 2 * PROFILE.guard.max_step).all()
     else:
         assert watchdog.stopped and watchdog.stopped[0].startswith("command: ")
-        assert not watchdog.passes(HERE, HERE, running=True), "stopped is stopped, whatever comes"
+        assert not watchdog.passes(HERE, HERE, running=True, now=0.0), "stopped is stopped, whatever comes"
 
 
 def test_nothing_passes_before_the_arm_is_known() -> None:
     watchdog = Watchdog(PROFILE)
-    assert not watchdog.passes(HERE, None, running=True) and watchdog.stopped == ("command: where the arm is is not known",)
+    assert not watchdog.passes(HERE, None, running=True, now=1.0) and not watchdog.stopped, "its joint state may be on its way"
+    assert not watchdog.passes(HERE, None, running=True, now=1.0 + 2 * PROFILE.guard.stale_after)
+    assert watchdog.stopped == ("command: where the arm is is not known",)
 
 
 def test_a_mode_that_nobody_tells_holds_the_arm() -> None:
@@ -98,12 +100,14 @@ def test_a_mode_that_nobody_tells_holds_the_arm() -> None:
     for part in (JOINTS, CAMERA):
         watchdog.heard(part, 0.0)
     assert not watchdog.look(5.0), "nothing moves yet: a driver may take its time"
-    assert not watchdog.passes(HERE, HERE, running=True) and watchdog.stopped == ("robot mode: never heard",)
+    assert not watchdog.passes(HERE, HERE, running=True, now=0.0) and not watchdog.stopped
+    assert not watchdog.passes(HERE, HERE, running=True, now=2 * PROFILE.guard.stale_after)
+    assert watchdog.stopped == ("robot mode: never heard",)
     for part in (JOINTS, CAMERA):
         watchdog.heard(part, 5.0)
     assert watchdog.release(5.0) == (False, "still stopped: robot mode: never heard")
     watchdog.heard(MODE, 5.0)
-    assert watchdog.release(5.0) == (True, "released") and watchdog.passes(HERE, HERE, running=True)
+    assert watchdog.release(5.0) == (True, "released") and watchdog.passes(HERE, HERE, running=True, now=0.0)
     for part in (JOINTS, CAMERA, POLICY):
         watchdog.heard(part, 5.0 + STALE + PERIOD)
     assert watchdog.look(5.0 + STALE + PERIOD) and watchdog.stopped[0].startswith("robot mode: nothing for")
@@ -115,13 +119,13 @@ def test_only_a_human_releases_it_and_not_while_it_is_still_wrong() -> None:
     assert watchdog.look(0.01, ["e-stop: pressed"]) and watchdog.stopped == ("e-stop: pressed",)
     assert not watchdog.look(0.02, ["e-stop: pressed"]), "once is enough"
     assert not watchdog.stop("again") and watchdog.stopped == ("e-stop: pressed",), "the first reason is the one to tell"
-    assert not watchdog.passes(HERE, HERE, running=True)
+    assert not watchdog.passes(HERE, HERE, running=True, now=0.0)
     assert watchdog.release(0.03, ["e-stop: pressed"]) == (False, "still stopped: e-stop: pressed")
     assert watchdog.release(1.0) == (False, "still stopped: nothing from joint states, camera 'front'")
     for part in (JOINTS, CAMERA):
         watchdog.heard(part, 1.0)
     assert watchdog.release(1.1) == (True, "released")
-    assert watchdog.passes(HERE, HERE, running=True)
+    assert watchdog.passes(HERE, HERE, running=True, now=0.0)
     assert not watchdog.look(1.1), "the policy's silence while it was stopped is not held against it"
 
 

@@ -140,7 +140,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["reward"] = ("reward_node", "reward_node", {})
     if mode != "sim":
         if realtime:
-            specific["watchdog"] = ("policy_node", "watchdog", {})
+            specific["watchdog"] = ("policy_node", "watchdog", {"hardware": real})
         specific["policy"] = (
             "policy_node",
             "policy_node",
