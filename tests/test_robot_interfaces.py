@@ -95,7 +95,7 @@ def test_the_running_nodes_offer_just_that(tmp_path, domain, name: str) -> None:
 
         frames: list[JointState] = []
         node.create_subscription(JointState, row["joint_states"], frames.append, joints_qos(True))
-        graph.call(ResetScene, "simulator/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
+        graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
         graph.until(lambda: frames)
         assert list(frames[0].name)[: len(row["joints"])] == row["joints"] and row["gripper"]["joint"] in frames[0].name
     finally:
@@ -111,7 +111,7 @@ def test_in_lockstep_a_command_without_a_stamp_answers_each_frame_once(tmp_path,
         graph.node.create_subscription(JointState, profile.joint_states, frames.append, joints_qos(False))
         graph.start("robot_bringup", "simulator", "simulator", robot="so101_follower")
         graph.until_matched(commands, graph.episodes)
-        reset = graph.call(ResetScene, "simulator/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
+        reset = graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
         assert reset is not None
         start = to_ns(reset.start)
         graph.say(Episode.PHASE_RUNNING, "e", start)
