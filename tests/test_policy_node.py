@@ -267,15 +267,17 @@ def test_a_policy_that_thinks_for_long(robot, monkeypatch, inference) -> None:
             sent += 1
         return len(r.actions) >= actions
 
+    def waits() -> int:
+        return sum(any("the policy has no command" in reason for reason in guard.reasons) for guard in r.guards)
+
     r.graph.until(lambda: paced(6))
-    waited = [guard for guard in r.guards if any("the policy has no command" in reason for reason in guard.reasons)]
     later = r.actions[2:]
     assert all(action.delay >= 1 for action in later)  # 0.06 s are more than a period
     if inference == "asynchronous":
         assert any(np.isfinite(action.seam_jump) for action in later)  # the chunk before still had rows: it went on along them
     else:
         assert all(np.isnan(action.seam_jump) for action in later)  # it came from rest
-        assert len(waited) >= len(later)
+        r.graph.until(lambda: paced(6) and waits() >= len(later))  # a report may come after the chunk that ends the wait
 
 
 def test_a_policy_that_cannot_go_on_from_another_chunk_is_named(tmp_path, domain) -> None:
