@@ -123,6 +123,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 self._policy.load_trainable_state(snapshot.load(p.weights))
             except ValueError as error:
                 raise InputError(f"{p.weights}: {error}") from None
+        self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
         self._guard = Guard(self._profile)
@@ -131,7 +132,6 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
         self._teleoperation, self._scene = Teleoperation(), Teleoperation()
         spec = self._policy.spec
-        self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
         ensemble = p.ensemble_decay if p.chunking == "ensemble" else None
         waits = p.realtime and p.inference == "synchronous"
         self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate, waits=waits, ensemble=ensemble)
@@ -228,13 +228,20 @@ class PolicyNode(WhetstoneNode[Parameters]):
         return self._policy
 
     def _self_test(self) -> None:
-        """One inference at the home pose before grey images: shape and values must be usable. Raises InputError."""
+        """An inference of each sort at the home pose before grey images: shape and values must be usable. Raises InputError.
+
+        The first one also pays for what a library loads at its first use: with an arm in motion that would be a late command, and a gradient's
+        first use took longer than the watchdog waits.
+        """
         spec = self._policy.spec
         cameras = [self._profile.camera(name) for name in spec.cameras]
         grey = {camera.name: np.full((camera.height, camera.width, 3), 128, np.uint8) for camera in cameras}
         home = np.append(self._profile.home, 1.0).astype(np.float32)
         self._policy.reset("self-test", 0, "greedy")
-        actions = self._policy.act(Observation(0, grey, home)).actions
+        seen = Observation(0, grey, home)
+        actions = self._policy.act(seen).actions
+        if self._inpainting is not None:
+            actions = self._inpainting.inpaint(seen, Underway(actions[: spec.execute], 1)).actions
         if actions.shape != (spec.horizon, spec.columns):
             raise InputError(f"the policy answers {actions.shape}, its horizon and action space say {(spec.horizon, spec.columns)}")
         if not np.isfinite(actions).all():
