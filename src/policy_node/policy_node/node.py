@@ -230,8 +230,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
     def _self_test(self) -> None:
         """An inference of each sort at the home pose before grey images: shape and values must be usable. Raises InputError.
 
-        The first one also pays for what a library loads at its first use: with an arm in motion that would be a late command, and a gradient's
-        first use took longer than the watchdog waits.
+        The first one also pays for what a library loads at its first use: with an arm in motion that would be a late command, and a
+        gradient's first use took longer than the watchdog waits.
         """
         spec = self._policy.spec
         cameras = [self._profile.camera(name) for name in spec.cameras]
