@@ -154,3 +154,12 @@ def test_bench_weights_of_a_policy():
     for (trained, way), cells in shown.items():
         case = f"policy 100MB, {trained}"
         assert cells == [cell(found, case, way, "sent"), cell(found, case, way)]
+
+
+def test_bench_control():
+    """docs/control.md shows a part of the metrics, as the benchmark itself prints them."""
+    from robot_bringup.bench_control import __main__ as bench
+
+    shown = ("jitter_p50", "jitter_p99", "jitter_max", "latency_p50", "latency_p95", "seam_jump_p50", "seam_jump_p95", "cpu")
+    text = (ROOT / "docs" / "control.md").read_text(encoding="utf-8")
+    assert bench.table([row for row in rows("bench-control.json") if row["metric"] in shown]) in text
