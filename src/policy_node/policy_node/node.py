@@ -385,12 +385,12 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _between(self, measured: Measured, stamp: int, age: float) -> None:
         """No episode runs: the arm is a human's, or of whoever brings the scene back."""
-        target = self._human()
-        human, target = target is not None, self._scene.target(time.monotonic()) if target is None else target
+        human = self._human()
+        target = self._scene.target(time.monotonic()) if human is None else human
         if target is None:
             self._previous = None  # whoever commands next begins where the arm is
         else:
-            self._send(target, human, measured, stamp, age)
+            self._send(target, human is not None, measured, stamp, age)
 
     def _consider(self, together: bool) -> None:
         """Begin to think about what is seen, if a chunk is due. together: only where images and joint state are of one moment; without it
@@ -441,10 +441,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
             if not self._execution.finish(index, converted.actions, self._next_step() if self.parameters.realtime else None):
                 return
             self._publish_action(observation.stamp, chunk, latency)
-        self._pace.inference.add(latency)
-        self._pace.jump.add(self._execution.jump)
+            self._pace.inference.add(latency)
+            self._pace.jump.add(self._execution.jump)
         self.counters["inferences"] = self.counters.get("inferences", 0) + 1
-        self.counters |= self._pace.figures()
         self._count_reach(converted)
         spare = self._policy.spec.horizon - self._policy.spec.execute
         if self._execution.delay > spare and self.parameters.inference == "asynchronous":
@@ -558,12 +557,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _record(self, command: np.ndarray, stamp: int, human: bool) -> None:
         """What the guard let through for this step, for whoever records."""
-        profile = self._profile
-        message = Command(
-            source=Command.SOURCE_HUMAN if human else Command.SOURCE_POLICY,
-            names=[*profile.joint_names, profile.gripper.joint],
-            position=[*command[:-1].tolist(), profile.opening_to_position(float(command[-1]))],
-        )
+        names, positions = self._profile.joint_state(command)
+        source = Command.SOURCE_HUMAN if human else Command.SOURCE_POLICY
+        message = Command(source=source, names=names, position=positions)
         message.header.stamp = to_stamp(stamp)
         self._command_records.publish(message)
 
@@ -597,8 +593,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._action_records.publish(message)
 
     def _watch(self) -> None:
-        """Name what a running episode lacks."""
+        """Name what a running episode lacks, and say how it goes: percentiles here, for they cost more than a command ought to."""
         now = time.monotonic()
+        with self._use:
+            self.counters |= self._pace.figures()
         if self._execution.running and now - self._observed > self.parameters.deadline * _PATIENCE:
             self._name_missing(now)
 

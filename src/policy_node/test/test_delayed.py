@@ -1,4 +1,4 @@
-"""A policy that takes its time is the policy inside, later; and the small flow VLA goes on from a chunk that is under way."""
+"""A policy that takes its time is the policy inside, later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from small_flow_vla import observation, small
 
 from policy_node.delayed import DelayedConfig, DelayedPolicy
-from whetstone.contracts import InpaintingPolicy, Underway
+from whetstone.contracts import InpaintingPolicy
 from whetstone.errors import ConfigError
 
 
@@ -40,17 +40,3 @@ def test_it_goes_on_from_a_chunk_where_the_policy_inside_does() -> None:
 def test_more_rows_than_a_chunk_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="'execute' is 99, but the chunks have"):
         DelayedPolicy(DelayedConfig(execute=99), small())
-
-
-@pytest.mark.parametrize("mode", ["greedy", "sampled", "exploring"])
-def test_a_chunk_that_is_under_way_draws_the_next_one_to_it(mode) -> None:
-    free, led = small(), small()
-    for policy in (free, led):
-        policy.reset("go", 1, mode)
-    seen = observation()
-    apart = free.act(seen).actions
-    wanted = apart[:8] + np.append(np.full(7, 0.05, np.float32), 0.0)
-    near = led.inpaint(seen, Underway(wanted, 4)).actions
-    before, after = np.abs(apart[:4, :-1] - wanted[:4, :-1]).mean(), np.abs(near[:4, :-1] - wanted[:4, :-1]).mean()
-    assert after < 0.5 * before
-    assert np.isfinite(near).all() and near.shape == apart.shape

@@ -16,7 +16,7 @@ from small_flow_vla import observation, small
 from policy_node.flow_network import FlowNetwork
 from policy_node.flow_vla import FlowVLAPolicy
 from policy_node.localiser import Localiser
-from whetstone.contracts import Observation, Policy
+from whetstone.contracts import Observation, Policy, Underway
 from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.profile import load_profile
 from whetstone.vision import VisionEncoder
@@ -204,3 +204,17 @@ def test_greedy_is_near_the_mean_of_the_chunks_and_sampling_spreads_as_they_do()
         spread = network.sample(inputs, torch.randn(256, 32), 5, torch.ones(256)).std(0)
     assert (greedy - centre).square().mean().sqrt() < 0.2
     assert 0.3 < spread.mean() < 0.7
+
+
+@pytest.mark.parametrize("mode", ["greedy", "sampled", "exploring"])
+def test_a_chunk_that_is_under_way_draws_the_next_one_to_it(mode) -> None:
+    free, led = small(), small()
+    for policy in (free, led):
+        policy.reset("go", 1, mode)
+    seen = observation()
+    apart = free.act(seen).actions
+    wanted = apart[:8] + np.append(np.full(7, 0.05, np.float32), 0.0)
+    near = led.inpaint(seen, Underway(wanted, 4)).actions
+    before, after = np.abs(apart[:4, :-1] - wanted[:4, :-1]).mean(), np.abs(near[:4, :-1] - wanted[:4, :-1]).mean()
+    assert after < 0.5 * before
+    assert np.isfinite(near).all() and near.shape == apart.shape

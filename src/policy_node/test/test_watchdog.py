@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.watchdog import MODE, POLICY, Watchdog, braking, set_points
-from whetstone.profile import load_profile
+from whetstone.profile import RobotProfile, load_profile
 
 PROFILE = load_profile("franka")
 COUNT, PERIOD, STALE = len(PROFILE.joint_names), PROFILE.period, PROFILE.guard.stale_after
@@ -129,14 +129,19 @@ def test_only_a_human_releases_it_and_not_while_it_is_still_wrong() -> None:
     assert not watchdog.look(1.1), "the policy's silence while it was stopped is not held against it"
 
 
+def anywhere(profile: RobotProfile, data: st.DataObject) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An arm anywhere within its limits, moving at up to 1.2 times what it may; and a number from -1 to 1 for each joint."""
+    count = len(profile.joint_names)
+    part = st.lists(st.floats(0, 1), min_size=count, max_size=count)
+    positions, velocities, shares = (np.array(data.draw(part)) for _ in range(3))
+    return profile.lower + positions * (profile.upper - profile.lower), (2 * velocities - 1) * 1.2 * profile.velocity, 2 * shares - 1
+
+
 @pytest.mark.parametrize("robot", ["franka", "so100"])
 @given(data=st.data())
 def test_braking_is_within_all_limits(robot: str, data: st.DataObject) -> None:
     profile = load_profile(robot)
-    count = len(profile.joint_names)
-    part = st.lists(st.floats(0, 1), min_size=count, max_size=count)
-    positions = profile.lower + np.array(data.draw(part)) * (profile.upper - profile.lower)
-    velocities = (2 * np.array(data.draw(part)) - 1) * 1.2 * profile.velocity
+    positions, velocities, _ = anywhere(profile, data)
     rest, seconds = braking(profile, positions, velocities)
     assert (rest >= profile.lower).all() and (rest <= profile.upper).all() and seconds >= profile.period
     speed = np.clip(velocities, -profile.velocity, profile.velocity)
@@ -159,11 +164,8 @@ def test_a_velocity_that_is_no_number_counts_as_none() -> None:
 @given(data=st.data())
 def test_set_points_of_a_brake_are_within_all_limits_and_end_at_rest(robot: str, data: st.DataObject) -> None:
     profile = load_profile(robot)
-    count = len(profile.joint_names)
-    part = st.lists(st.floats(0, 1), min_size=count, max_size=count)
-    positions = profile.lower + np.array(data.draw(part)) * (profile.upper - profile.lower)
-    velocities = (2 * np.array(data.draw(part)) - 1) * 1.2 * profile.velocity
-    ahead = (2 * np.array(data.draw(part)) - 1) * profile.guard.max_step
+    positions, velocities, shares = anywhere(profile, data)
+    ahead = shares * profile.guard.max_step
     last = np.clip(positions + ahead, profile.lower, profile.upper)
     row = set_points(profile, last, positions, velocities)
     rest, _ = braking(profile, positions, velocities)
@@ -171,7 +173,7 @@ def test_set_points_of_a_brake_are_within_all_limits_and_end_at_rest(robot: str,
     assert (row >= profile.lower - 1e-9).all() and (row <= profile.upper + 1e-9).all()
     steps = np.diff(np.vstack([last, row]), axis=0)
     assert (np.abs(steps) <= profile.velocity * profile.period * (1 + 1e-6) + 1e-9).all()
-    changes = np.diff(np.vstack([steps, np.zeros(count)]), axis=0)
+    changes = np.diff(np.vstack([steps, np.zeros(len(last))]), axis=0)
     assert (np.abs(changes) <= profile.acceleration * profile.period**2 * (1 + 1e-6) + 1e-9).all()
     assert (steps * np.sign(rest - last) >= -1e-12).all(), "it goes straight to where it rests"
 

@@ -176,12 +176,7 @@ def _check_real(mode: str, values: Mapping[str, Any]) -> None:
     """Raises ConfigError where the arguments for a robot's scene cannot be what is meant."""
     if mode == "sim":
         raise ConfigError("sim:=none: without a simulator there is nothing to start; start the robot's driver")
-    try:
-        found = ways(values["reset"])
-    except ValueError as error:
-        raise ConfigError(f"reset:={values['reset']}: {error}") from None
-    if ("replay" in found) != bool(values["reset_episode"]):
-        raise ConfigError("reset:=replay and reset_episode:=FOLDER, the episode to go along, belong together")
+    ways(values["reset"], values["reset_episode"])
 
 
 def _learner_parameters(values: Mapping[str, Any]) -> dict[str, Any]:

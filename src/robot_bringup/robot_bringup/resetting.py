@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from whetstone.errors import InputError
+from whetstone.errors import ConfigError, InputError
 from whetstone.profile import RobotProfile
 from whetstone.store import RolloutStore
 
@@ -58,10 +58,13 @@ def recorded_way(folder: Path, profile: RobotProfile) -> np.ndarray:
     return rows
 
 
-def ways(text: str) -> tuple[str, ...]:
-    """The words of reset:=park,prompt. Raises ValueError naming one that is none."""
+def ways(text: str, episode: str) -> tuple[str, ...]:
+    """The words of reset:=park,prompt; episode: of reset_episode:=. Raises ConfigError naming a word that is none, or the missing one of
+    replay and its episode."""
     found = tuple(word.strip() for word in text.split(","))
     for word in found:
         if word not in WAYS:
-            raise ValueError(f"'{word}' is no way to bring a scene back; there are {', '.join(WAYS)}")
+            raise ConfigError(f"reset:={text}: '{word}' is no way to bring a scene back; there are {', '.join(WAYS)}")
+    if ("replay" in found) != bool(episode):
+        raise ConfigError("reset:=replay and reset_episode:=FOLDER, the episode to go along, belong together")
     return found

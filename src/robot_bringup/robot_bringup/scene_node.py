@@ -9,7 +9,7 @@ arm is.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from whetstone_msgs.msg import Command, Watchdog
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, resetting
-from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, LATCHED, WhetstoneNode, joints_qos, run_node, to_ns, to_stamp
 from whetstone.task import load_task
@@ -42,7 +41,6 @@ class Parameters:
     run_dir: str
     reset: str = "park,prompt"
     reset_episode: str = ""
-    deadline: float = field(default=20.0, metadata={"gt": 0})
 
 
 class SceneNode(WhetstoneNode[Parameters]):
@@ -54,16 +52,9 @@ class SceneNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         p = self.parameters
         self._profile = load_profile(p.robot)
-        self._task = load_task(p.task, self._profile.name)
-        try:
-            self._ways = resetting.ways(p.reset)
-        except ValueError as error:
-            raise ConfigError(f"reset:={p.reset}: {error}") from None
-        self._recorded = None
-        if "replay" in self._ways:
-            if not p.reset_episode:
-                raise ConfigError("reset:=replay needs reset_episode:=FOLDER, the episode to go along")
-            self._recorded = resetting.recorded_way(Path(p.reset_episode), self._profile)
+        self._task = load_task(p.task, self._profile.asset_name)
+        self._ways = resetting.ways(p.reset, p.reset_episode)
+        self._recorded = resetting.recorded_way(Path(p.reset_episode), self._profile) if p.reset_episode else None
         self._measured: np.ndarray | None = None
         self._stamp, self._heard = 0, 0.0
         self._stopped, self._human = False, -HANDS_OFF
@@ -123,9 +114,10 @@ class SceneNode(WhetstoneNode[Parameters]):
         if self._stopped or now - self._human < HANDS_OFF:
             self._rows = None
             return
-        if self._measured is None or now - self._heard > PATIENCE:
-            if now - self._heard > PATIENCE:
-                self._trouble(f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?")
+        if now - self._heard > PATIENCE:
+            self._trouble(f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?")
+            return
+        if self._measured is None:
             return
         if self._rows is None:
             self._rows, self._row, self._ended = self._way(self._measured), 0, 0.0
@@ -149,10 +141,8 @@ class SceneNode(WhetstoneNode[Parameters]):
         return resetting.along(self._recorded, measured, self._profile)
 
     def _send(self, row: np.ndarray) -> None:
-        message = JointState(
-            name=[*self._profile.joint_names, self._profile.gripper.joint],
-            position=[*row[:-1].tolist(), self._profile.opening_to_position(float(row[-1]))],
-        )
+        names, positions = self._profile.joint_state(row)
+        message = JointState(name=names, position=positions)
         message.header.stamp = to_stamp(self._stamp)
         self._targets.publish(message)
 

@@ -26,6 +26,7 @@ from whetstone import config, jsonfile, results
 from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.contracts import PolicyMode
 from whetstone.errors import ConfigError
+from whetstone.profile import load_profile
 from whetstone.task import load_task
 
 ARGUMENTS = {
@@ -95,7 +96,7 @@ class Case:
         names |= {"learners": self.learner} if self.learner else {}
         files = {kind: config.load_yaml(config.find(kind, name)) for kind, name in names.items()}
         settings = [self.seed, self.control, self.episodes, self.evaluated, *((self.iterations, self.every) if self.learner else (0,))]
-        return config.config_hash({"settings": settings, "files": files, "assets": assets_table(self.robot)})
+        return config.config_hash({"settings": settings, "files": files, "assets": assets_table(load_profile(self.robot).asset_name)})
 
 
 def measure(case: Case) -> list[dict[str, Any]]:
@@ -177,7 +178,7 @@ def cases(values: dict[str, str]) -> list[Case]:
         for seed in seeds:
             for task in tasks:
                 for robot in robots:
-                    load_task(task, robot)
+                    load_task(task, load_profile(robot).asset_name)
                     own = made_for(learner) if learner else ""
                     found.append(
                         Case(

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from robot_bringup.resetting import SHARE, along, minimum_jerk, recorded_way, to_home, ways
 from whetstone.contracts import Rollout
-from whetstone.errors import InputError
+from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
 from whetstone.store import RolloutStore
 
@@ -85,6 +85,9 @@ def test_an_episode_is_a_recorded_way_where_it_says_what_was_commanded(tmp_path)
 
 
 def test_words() -> None:
-    assert ways("park, prompt") == ("park", "prompt")
-    with pytest.raises(ValueError, match="'wave' is no way to bring a scene back; there are park, replay, prompt"):
-        ways("park,wave")
+    assert ways("park, prompt", "") == ("park", "prompt")
+    with pytest.raises(ConfigError, match="'wave' is no way to bring a scene back; there are park, replay, prompt"):
+        ways("park,wave", "")
+    for text, episode in (("replay", ""), ("park", "runs/one/rollouts/train-000-0000")):
+        with pytest.raises(ConfigError, match="belong together"):
+            ways(text, episode)

@@ -88,6 +88,13 @@ def test_simulator_joint_maps_both_ways(position: float, sign: int, offset: floa
     assert joint.to_driver(0.0) == offset
 
 
+def test_a_command_as_a_joint_state_is_what_proprioception_reads() -> None:
+    command = np.array([0.5, -0.1, 0.25])
+    names, positions = robot().joint_state(command)
+    assert names == ["a", "b", "g"]
+    np.testing.assert_allclose(robot().proprioception(names, positions), command, rtol=1e-6)
+
+
 def test_proprioception_reorders_and_ignores_strangers() -> None:
     row = TWOLINK.proprioception(["x", "g", "b", "a"], [9.0, -0.1, 2.0, 1.0])
     assert row.dtype == np.float32

@@ -297,6 +297,11 @@ class RobotProfile:
         """Gripper opening in [0, 1] -> position in what the gripper's driver is told."""
         return self.gripper.scale * self.opening_to_position(opening)
 
+    def joint_state(self, command: np.ndarray) -> tuple[list[str], list[float]]:
+        """The inverse of proprioception: names and positions as the driver says them (rad; the gripper in its joint's unit) of
+        (joints + 1,): arm joints in profile order, then gripper opening."""
+        return [*self.joint_names, self.gripper.joint], [*map(float, command[:-1]), self.opening_to_position(float(command[-1]))]
+
     def proprioception(self, names: Sequence[str], positions: Sequence[float]) -> np.ndarray:
         """(joints + 1,) float32 from a JointState's `name` and `position`, whatever their order and whatever else is in there.
 
