@@ -84,6 +84,8 @@ def test_the_arm_parks_a_human_is_asked_and_what_it_cannot_do_alone_is_a_humans(
         assert answer.ok and not answer.pending and answer.start.nanosec > 0
 
         arm.pose, arm.stuck = np.append(PROFILE.home + 0.2, PROFILE.gripper.open), True
+        before = arm.ticks
+        graph.until(lambda: arm.ticks > before + 2)
         assert arm.reset("two").pending
         graph.until(lambda: len(prompts(tmp_path)) == 2, seconds=30)
         assert "park: the arm does not get there, " in prompts(tmp_path)[1]

@@ -21,6 +21,7 @@ from whetstone_msgs.msg import Command, Episode, Watchdog
 
 from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from policy_node.watchdog import set_points
+from policy_node.watchdog_node import UNNAMED
 from whetstone.config import find
 from whetstone.images import to_message
 from whetstone.kinematics import ForwardKinematics
@@ -54,6 +55,7 @@ class Peers:
         self.commands = node.create_publisher(JointTrajectory, ARM_COMMAND, COMMAND)
         self.buttons = [node.create_publisher(Bool, "e_stop", qos) for qos in (LATCHED, camera_qos(True))]
         self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
+        self.wrong: JointTrajectory | None = None  # said instead of what the policy ought to say
         self.driven: list[JointTrajectory] = []
         self.states: list[Watchdog] = []
         if profile.command.kind == "joint_trajectory":
@@ -81,7 +83,8 @@ class Peers:
                 if "policy" in self.speaking:
                     self.life.publish(Command())
                     home = self.profile.home
-                    self.commands.publish(self.arm.build(np.append(home + 0.01, self.grip), np.zeros_like(home), 0))
+                    right = self.arm.build(np.append(home + 0.01, self.grip), np.zeros_like(home), 0)
+                    self.commands.publish(right if self.wrong is None else self.wrong)
             return condition()
 
         self.graph.until(speak)
@@ -89,6 +92,8 @@ class Peers:
     def until_stopped(self, reason: str) -> None:
         """And the arm is told to brake: once, from where it is."""
         self.until(lambda: self.states and self.states[-1].stopped)
+        if reason.startswith("second publisher: "):  # whose name may come after it
+            self.until(lambda: not any(UNNAMED in one for one in self.states[-1].reasons))
         assert any(one.startswith(reason) for one in self.states[-1].reasons), self.states[-1].reasons
         self.until(lambda: self.brakes())
         self.until_silent()
@@ -113,7 +118,7 @@ class Peers:
         return answer.success, answer.message
 
     def release(self) -> None:
-        self.speaking = EVERYBODY
+        self.speaking, self.wrong = EVERYBODY, None
         end = time.monotonic() + 0.2
         self.until(lambda: time.monotonic() > end)
         self.until(lambda: self.call("release")[0])
@@ -163,14 +168,12 @@ def test_the_arm_is_stopped_whatever_goes_wrong_and_a_human_lets_it_go(tmp_path,
         assert peers.call("stop") == (False, "stopped before: stopped by a human")
         peers.release()
 
-        far = peers.arm.build(HERE + 3 * PROFILE.guard.max_step, np.zeros_like(HERE), 0)
-        peers.commands.publish(far)
+        peers.wrong = TrajectoryCommand(PROFILE).build(HERE + 3 * PROFILE.guard.max_step, np.zeros_like(HERE), 0)
         peers.until_stopped("command: ")
         peers.release()
 
         # What the watchdog judged is all that the driver hears: other joints than it believes, or a second point, would not be.
-        swapped = JointTrajectory(joint_names=PROFILE.joint_names[::-1], points=peers.arm.build(HERE, np.zeros_like(HERE), 0).points)
-        peers.commands.publish(swapped)
+        peers.wrong = JointTrajectory(joint_names=PROFILE.joint_names[::-1], points=peers.arm.build(HERE, np.zeros_like(HERE), 0).points)
         peers.until_stopped("command: not finite, or of another arm")
         peers.release()
 

@@ -90,6 +90,16 @@ class Watchdog:
         before, self.stopped = self.stopped, self.stopped or (reason,)
         return not before
 
+    def told_more(self, kind: str, unknown: str, found: Sequence[str]) -> bool:
+        """Where it was stopped for a reason of this kind (how it begins) with something `unknown` in it, say the one without that is found
+        now instead. True where there is one."""
+        better = [one for one in found if one.startswith(kind) and unknown not in one]
+        vague = [one for one in self.stopped if one.startswith(kind) and unknown in one]
+        if not better or not vague:
+            return False
+        self.stopped = tuple(better[0] if one in vague else one for one in self.stopped)
+        return True
+
     def release(self, now: float, found: Sequence[str] = ()) -> tuple[bool, str]:
         """A human says that commands may go through again. Whether they do, and why not."""
         if not self.stopped:

@@ -43,6 +43,9 @@ from whetstone.ros import (
     to_stamp,
 )
 
+SECOND = "second publisher: "
+UNNAMED = "a node whose name is not known yet"
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -186,13 +189,20 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         # 0.03 ms, measured with 100 topics in the graph: at 8 looks a period of 20 Hz half a percent of a core.
         others = {(one.node_name, one.node_namespace) for one in self.get_publishers_info_by_topic(topic)} - {own}
         if others:
-            names = ", ".join(sorted(f"{space.rstrip('/')}/{name}" for name, space in others))
-            found.append(f"second publisher: {names} commands the arm on '{topic}' too")
+            # A publisher is discovered before the node that it belongs to has told its name: the arm does not wait for that.
+            names = {UNNAMED if "NODE_NAME_UNKNOWN" in name else f"{space.rstrip('/')}/{name}" for name, space in others}
+            found.append(f"{SECOND}{', '.join(sorted(names))} commands the arm on '{topic}' too")
         return found
 
     def _look(self) -> None:
-        if self.state() == "active" and self._watchdog.look(time.monotonic(), self._found()):
+        if self.state() != "active":
+            return
+        found = self._found()
+        if self._watchdog.look(time.monotonic(), found):
             self._brake()
+        elif self._watchdog.told_more(SECOND, UNNAMED, found):
+            self._say()
+            self.get_logger().error(f"stopped: {'; '.join(self._watchdog.stopped)}")
 
     def _brake(self) -> None:
         """Tell the driver where to rest, and everybody why."""

@@ -180,3 +180,13 @@ def test_set_points_of_a_brake_are_within_all_limits_and_end_at_rest(robot: str,
 
 def test_an_arm_that_rests_at_its_set_point_is_told_once() -> None:
     np.testing.assert_array_equal(set_points(PROFILE, HERE, HERE, np.zeros(COUNT)), HERE[None])
+
+
+def test_who_was_not_known_is_named_once_they_are() -> None:
+    watchdog = moving()
+    assert not watchdog.told_more("second: ", "?", ["second: /other"])  # not stopped at all
+    assert watchdog.look(0.0, ["e-stop", "second: ?"])
+    assert not watchdog.told_more("second: ", "?", ["e-stop", "second: ?"]) and not watchdog.told_more("second: ", "?", ["e-stop"])
+    assert watchdog.told_more("second: ", "?", ["second: /other"])
+    assert watchdog.stopped == ("e-stop", "second: /other")
+    assert not watchdog.told_more("second: ", "?", ["second: /third"])

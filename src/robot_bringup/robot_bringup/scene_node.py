@@ -92,6 +92,7 @@ class SceneNode(WhetstoneNode[Parameters]):
         if request.episode_id != self._episode:
             self._episode, self._left, self._rows = request.episode_id, list(self._ways), None
             self._heard = time.monotonic()  # patience begins now
+            self._measured = None  # it may have been moved by hand since
             self._asked()
         response.pending = bool(self._left)
         response.ok = not self._left
