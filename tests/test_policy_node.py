@@ -308,7 +308,7 @@ def test_a_human_takes_over_at_once_and_the_policy_goes_on_with_a_fresh_look(rob
     def drive(index: int) -> np.ndarray:
         names = [*PROFILE.joint_names, PROFILE.gripper.joint]
         teleop.publish(JointState(name=names, position=[*map(float, wanted), PROFILE.gripper.open]))
-        r.graph.until(lambda: time.sleep(0.02) is None)  # so that it is heard before the frame
+        r.graph.until(lambda: time.sleep(0.1) is None)  # so that it is heard before the frame
         r.frame(START + index * PERIOD)
         r.graph.until(lambda: r.answered(START + index * PERIOD))
         return np.array(r.commands[-1].points[0].positions)
