@@ -111,6 +111,21 @@ def install_stand_ins(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH", "")]))}
 
 
+def process_of(run: Path, node: str) -> int:
+    """The process of a node of the run in this folder."""
+    wanted = str(run / "parameters" / f"{node}.yaml").encode()
+    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if wanted in _content(path).split(b"\0")]
+    assert len(found) == 1, found
+    return int(found[0].parent.name)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
 class Graph:
     """This process as one node `peer` in the robot's namespace, and the processes it starts."""
 

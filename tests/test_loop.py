@@ -8,14 +8,13 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from graph import install_stand_ins
+from graph import install_stand_ins, process_of
 
 from robot_bringup.bench_weights.network import lossy, unavailable
 from robot_bringup.command import executable
@@ -79,21 +78,6 @@ def lines(path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def learner_of(run) -> int:
-    """The process of the run's learner node."""
-    wanted = str(run / "parameters" / "learner.yaml").encode()
-    found = [path for path in Path("/proc").glob("[0-9]*/cmdline") if wanted in _content(path).split(b"\0")]
-    assert len(found) == 1, found
-    return int(found[0].parent.name)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has just ended
-        return b""
-
-
 def cut_off(tmp_path, domains, *arguments: str) -> None:
     """A run whose learner is killed in the middle of its first update, and which is killed itself in the middle of an episode."""
     run = tmp_path / "run1" / "run"
@@ -101,7 +85,7 @@ def cut_off(tmp_path, domains, *arguments: str) -> None:
         # An episode counts from when it is on the disk.
         until(lambda: len(RolloutStore(run / "rollouts").list()) == EPISODES, process)
         until(lambda: "updating" in (run / "logs" / "learner.log").read_text(), process)
-        os.kill(learner_of(run), signal.SIGKILL)
+        os.kill(process_of(run, "learner"), signal.SIGKILL)
         until(lambda: lines(run / "updates.jsonl") == 1, process)
         log = (run / "logs" / "learner.log").read_text()
         assert f"resumed after the beginning; {EPISODES} episodes since then" in log
@@ -204,7 +188,7 @@ def test_four_robots_feed_one_learner(tmp_path, domains) -> None:
             runs.append(stack.enter_context(whetstone(tmp_path, name, domain, "refine", *own, within=where)))
         log = tmp_path / "learner" / "run" / "logs" / "learner.log"
         until(lambda: log.exists() and "updating after iteration 0" in log.read_text(), learner)
-        os.kill(learner_of(tmp_path / "learner" / "run"), signal.SIGKILL)
+        os.kill(process_of(tmp_path / "learner" / "run", "learner"), signal.SIGKILL)
         for process in runs:
             ended(process)
         for process in (reward, learner):

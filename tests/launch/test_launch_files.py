@@ -19,6 +19,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch import LaunchContext
 from robot_bringup import records
 from robot_bringup.run_arguments import MODES, arguments_of
+from robot_bringup.so100.emulated_bus import write_calibration
 from whetstone import config, jsonfile
 from whetstone.errors import ConfigError
 
@@ -168,6 +169,27 @@ def test_wrong_words_are_named_and_start_nothing(launched, words, message):
     assert process.returncode == 1
     assert message in output
     assert not launched.run_dir.exists()
+
+
+def test_the_so100_driver_s_file_names_what_is_missing_and_lets_it_park(tmp_path):
+    source = PythonLaunchDescriptionSource(str(config.root() / "launch" / "so100.launch.py"))
+    description = source.get_launch_description(LaunchContext())
+    names = [action.name for action in description.get_launch_arguments()]
+    assert names == ["port", "calibration", "robot", "driver", "namespace"]
+    (start,) = [action for action in description.entities if isinstance(action, OpaqueFunction)]
+    port, calibration = tmp_path / "port", tmp_path / "arm.yaml"
+
+    def started(**given):
+        context = LaunchContext()
+        context.launch_configurations.update({"robot": "so100", "driver": "so100", "namespace": "", "port": "", "calibration": "", **given})
+        return start.execute(context)
+
+    with pytest.raises(ConfigError, match="argument port is empty"):
+        started()
+    port.touch()
+    write_calibration(calibration)
+    (node,) = started(port=str(port), calibration=str(calibration))
+    assert node.node_package == "robot_bringup" and node.node_executable == "so100_driver"
 
 
 @pytest.mark.skipif("franka_bringup" in get_packages_with_prefixes(), reason="franka_ros2 is installed here")

@@ -22,7 +22,7 @@ def command(node: NodeSpec, parameter_file: Path) -> Command:
     for source, target in node.remappings:
         arguments += ["-r", f"{source}:={target}"]
     argv = (*torchrun(node), *executable(node.package, node.executable), *arguments, "--params-file", str(parameter_file))
-    return Command(node.name, argv, tuple(word for name in node.again for word in ("-p", f"{name}:=true")))
+    return Command(node.name, argv, tuple(word for name in node.again for word in ("-p", f"{name}:=true")), node.stopping)
 
 
 def torchrun(node: NodeSpec) -> tuple[str, ...]:

@@ -72,7 +72,8 @@ def _node(planned: Plan, node: NodeSpec, parameter_file: Path, restarts: int = 0
         remappings=list(node.remappings),
         prefix=shlex.join(torchrun(node)) or None,
         output="both",
-        sigterm_timeout="2.5",
+        # SIGTERM is a second signal: who parks an arm would stop at once.
+        sigterm_timeout=str(max(2.5, node.stopping)),
         sigkill_timeout="1.5",
         on_exit=_on_exit(planned, node, parameter_file, restarts),
     )

@@ -19,6 +19,7 @@ from robot_bringup import resuming, schedule
 from robot_bringup.resetting import ways
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
 from robot_bringup.schedule import Segment
+from robot_bringup.so100 import bringup
 from whetstone import config
 from whetstone.assets import asset_path
 from whetstone.completion import Completion
@@ -38,7 +39,7 @@ after the death of one that does, a human has a look first."""
 class NodeSpec:
     """One process: `executable` of ROS package `package`, its node name, namespace and parameters. again: parameters that are true where it
     is started again after it was killed in the middle of the run; without any, its death ends the run. processes: of a torchrun, if more
-    than one."""
+    than one. stopping: seconds that it may take to stop, where others get less."""
 
     package: str
     executable: str
@@ -48,6 +49,7 @@ class NodeSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     again: tuple[str, ...] = ()
     processes: int = 1
+    stopping: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,17 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco, or sim:=none for a robot")
     if real:
         _check_real(mode, values)
+    for name, needed in (("driver", "sim"), ("port", "driver"), ("calibration", "driver")):
+        if values.get(name) and values.get(needed) in ("mujoco", ""):
+            raise ConfigError(f"argument {name}:={values[name]} needs {needed}:={'none' if needed == 'sim' else 'so100'} beside it")
     if values.get("record"):
         raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
     values["domain_id"] = _domain(values["domain_id"])
     default = f"{mode}s" if mode in APART else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
     profile = load_profile(values["robot"])
-    kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners"}
-    files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if name in values}
+    kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners", "driver": "drivers"}
+    files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if values.get(name)}
     contents = {name: config.load_yaml(path) for name, path in files.items()}
     files |= {f"robot extends {path.stem}": path for path in config.bases("robots", values["robot"])}
     if values.get("weights") and not Path(values["weights"]).is_file():
@@ -131,6 +136,12 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             f"('execute' in {config.show(files['policy'])}); 'every' must divide it"
         )
     specific: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    stopping: dict[str, float] = {}
+    if real and values["driver"]:
+        # First: the others need joint states, and it parks the arm last.
+        told = bringup.parameters(values["robot"], values["driver"], values["port"], values["calibration"])
+        specific[bringup.EXECUTABLE] = ("robot_bringup", bringup.EXECUTABLE, told)
+        stopping[bringup.EXECUTABLE] = bringup.stopping(told)
     if real:
         specific["scene"] = ("robot_bringup", "scene", {name: values[name] for name in ("reset", "reset_episode")})
     else:
@@ -140,7 +151,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         specific["reward"] = ("reward_node", "reward_node", {})
     if mode != "sim":
         if realtime:
-            specific["watchdog"] = ("policy_node", "watchdog", {"hardware": real})
+            specific["watchdog"] = ("policy_node", "watchdog", {"hardware": real, "patience": values["watchdog_patience"]})
         specific["policy"] = (
             "policy_node",
             "policy_node",
@@ -166,7 +177,16 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     specific["episode_manager"] = ("robot_bringup", "episode_manager", manager)
     processes = {"learner": values.get("learner_processes", 1)}
     nodes = tuple(
-        NodeSpec(package, executable, name, f"/{namespace}", {**common, **parameters}, (), _AGAIN.get(name, ()), processes.get(name, 1))
+        NodeSpec(
+            package,
+            executable,
+            name,
+            f"/{namespace}",
+            {**common, **parameters},
+            again=_AGAIN.get(name, ()),
+            processes=processes.get(name, 1),
+            stopping=stopping.get(name, 0.0),
+        )
         for name, (package, executable, parameters) in specific.items()
     )
     return Plan(mode, values, nodes, tuple(segments), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files)

@@ -96,7 +96,7 @@ class Argument:
 
 LOCAL = (
     "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "record_frames", "weights_key", "without", "keep", "wandb",
-    "resume", "learner_processes", "learner_sharded",
+    "resume", "learner_processes", "learner_sharded", "port", "watchdog_patience",
 )  # fmt: skip
 """Arguments that no result depends on."""
 
@@ -115,6 +115,25 @@ ARGUMENTS: tuple[Argument, ...] = (
         "simulator; none: the robot's own driver and cameras, in real time; gazebo and isaac are not there yet",
         choices=("mujoco", "none", "gazebo", "isaac"),
         modes=_ROBOT,
+    ),
+    Argument(
+        "driver",
+        "",
+        "with sim:=none: driver of ours to start with the run, a file of config/drivers; empty: the robot's own runs already",
+        choices="config/drivers",
+        modes=_POLICY,
+        optional=True,
+    ),
+    Argument("port", "", "with driver:=: the arm's serial adapter, for example /dev/ttyACM0", "path", modes=_POLICY, optional=True),
+    Argument("calibration", "", "with driver:=: what `whetstone calibrate-arm` made of this arm", "path", modes=_POLICY, optional=True),
+    Argument(
+        "watchdog_patience",
+        "2",
+        "in real time: control periods of the policy's silence by which the watchdog is stopping the arm",
+        "number",
+        low=1.5,
+        high=100,
+        modes=_POLICY,
     ),
     Argument("reset", "park,prompt", "with sim:=none: how the scene is brought back, in this order: park, replay, prompt", modes=_POLICY),
     Argument("reset_episode", "", "with reset:=replay: folder of the episode to go along", "path", modes=_POLICY, optional=True),

@@ -33,11 +33,13 @@ _LOG_PREFIX = re.compile(r"^\[(?P<level>[A-Z]+)\] (?:\[[\d.]+\] )?(?P<name>\S*):
 @dataclass(frozen=True)
 class Command:
     """One process: its name in messages and log file, and its argv. again: what is put behind argv to go on after it was killed in the
-    middle of a run; empty: its death ends the run."""
+    middle of a run; empty: its death ends the run. stopping: seconds that it may take to stop after SIGINT, where others get less (an arm
+    is parked)."""
 
     name: str
     argv: tuple[str, ...]
     again: tuple[str, ...] = ()
+    stopping: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Supervisor:
         self._restarts: Counter[str] = Counter()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._signal = 0
+        self._asked = 0  # signals so far
 
     def run(self, tick: Callable[[], None] = lambda: None, period: float = 0.1) -> Result:
         """Start everything and watch. tick is called about every `period` s. Never leaves a child running."""
@@ -109,6 +112,7 @@ class Supervisor:
 
         def remember(number: int, _: FrameType | None) -> None:
             self._signal = number
+            self._asked += 1
 
         return {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}  # type: ignore[misc]
 
@@ -194,6 +198,8 @@ class Supervisor:
             self._wait([essential], patience.essential)
         everybody = list(self._processes.values())
         for number, seconds in ((signal.SIGINT, patience.interrupt), (signal.SIGTERM, patience.terminate), (signal.SIGKILL, 5.0)):
+            if number == signal.SIGTERM and patience.interrupt:
+                self._await_slow(patience.interrupt)
             alive = [process for process in everybody if process.poll() is None]
             if number == signal.SIGKILL:
                 for process in everybody:  # a node's own children may outlive it
@@ -201,6 +207,21 @@ class Supervisor:
             for process in alive if seconds else ():
                 _send(process, number)
             self._wait(alive, seconds)
+
+    def _await_slow(self, waited: float) -> None:
+        """Those that may take longer to stop get their time, unless a human asks again."""
+        slow = [command for command in self._commands if command.stopping > waited and self._alive(command)]
+        began, asked = time.monotonic() - waited, self._asked
+        for command in slow:
+            self._say(f"waiting for {command.name}, for {command.stopping:.0f} s at most; Ctrl-C ends it at once")
+        while any(time.monotonic() - began < command.stopping and self._alive(command) for command in slow):
+            if self._asked > asked:
+                return
+            time.sleep(0.02)
+
+    def _alive(self, command: Command) -> bool:
+        process = self._processes.get(command.name)
+        return process is not None and process.poll() is None
 
     @staticmethod
     def _wait(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from robot_bringup import schedule
 from robot_bringup.plan import ENDLESS, plan
 from robot_bringup.run_arguments import ARGUMENTS, MODES, arguments_of, help_text, resolve
+from robot_bringup.so100.emulated_bus import write_calibration
 from whetstone import config
 from whetstone.errors import AssetError, ConfigError
 
@@ -289,3 +290,55 @@ def test_without_a_simulator_a_robot_is_driven_in_real_time_and_its_scene_brough
 def test_what_cannot_be_meant_without_a_simulator(mode, given, said):
     with pytest.raises(ConfigError, match=said):
         plan(mode, {"sim": "none", **given})
+
+
+@pytest.fixture
+def arm(tmp_path):
+    """Arguments of a run with our SO-100 driver, whose port and calibration are there."""
+    (tmp_path / "port").touch()
+    write_calibration(tmp_path / "arm.yaml")
+    files = {"port": str(tmp_path / "port"), "calibration": str(tmp_path / "arm.yaml")}
+    return {"robot": "so100", "sim": "none", "driver": "so100", **files}
+
+
+def test_our_so100_driver_is_a_node_of_the_run(arm):
+    made = plan("evaluate", arm)
+    assert names(made)[0] == "so100_driver" and node(made, "episode_manager").parameters["managed"][0] == "so100_driver"
+    told = node(made, "so100_driver").parameters
+    assert (told["port"], told["calibration"], told["driver"]) == (arm["port"], arm["calibration"], "so100")
+    assert "autostart" not in told, "the episode manager brings it up"
+    assert made.config_files["driver"].name == "so100.yaml"
+    # Parking: the longest way of a joint (6.28 rad) at 0.6 rad/s, 2 s of patience, and 3 s for the rest.
+    assert node(made, "so100_driver").stopping == pytest.approx(6.28 / 0.6 + 5.0, abs=0.01)
+    assert all(one.stopping == 0 for one in made.nodes[1:])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"port": ""}, "argument port is empty; name the arm's serial adapter, one of `ls /dev/serial/by-id/"),
+        ({"port": "/nowhere/tty"}, "port:=/nowhere/tty: no such device; is the USB cable in"),
+        (
+            {"calibration": ""},
+            "argument calibration is empty; `whetstone calibrate-arm robot:=so100 port:=.*port out:=arm",
+        ),
+        ({"calibration": "/nowhere.yaml"}, "/nowhere.yaml: no such calibration; `whetstone calibrate-arm"),
+        ({"driver": "so10"}, "unknown driver 'so10'; did you mean 'so100'"),
+        ({"driver": ""}, "argument port:=.*/port needs driver:=so100 beside it"),
+        ({"sim": "mujoco"}, "argument driver:=so100 needs sim:=none beside it"),
+        ({"robot": "so101_follower"}, "robot 'so101_follower' has command.kind forward .* this driver takes joint_trajectory"),
+        ({"robot": "franka"}, "servos"),
+    ],
+)
+def test_what_our_driver_lacks_is_named_before_anything_starts(arm, given, said):
+    with pytest.raises(ConfigError, match=said):
+        plan("evaluate", {**arm, **given})
+
+
+def test_the_watchdog_s_patience_is_an_argument_with_bounds():
+    made = plan("evaluate", {"realtime": "true", "watchdog_patience": "3.5"})
+    assert node(made, "watchdog").parameters["patience"] == 3.5
+    assert node(plan("evaluate", {"realtime": "true"}), "watchdog").parameters["patience"] == 2
+    for wrong in ("1.4", "101", "nan"):
+        with pytest.raises(ConfigError, match=f"argument watchdog_patience:={wrong} must be a number from 1.5 to 100"):
+            plan("evaluate", {"watchdog_patience": wrong})

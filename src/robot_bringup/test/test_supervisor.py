@@ -208,3 +208,55 @@ def test_torchrun_s_own_complaint_is_not_the_reason(tmp_path):
         "[FATAL] left.learner: no space for rollouts\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n====\n"
     )
     assert last_words(log) == "no space for rollouts"
+
+
+SLOW = """
+    import signal, sys, time
+    def leave(*_):
+        signal.signal(signal.SIGINT, leave_at_once); signal.signal(signal.SIGTERM, leave_at_once)
+        open({file!r} + ".asked", "w").close()
+        time.sleep({seconds})
+        open({file!r}, "w").close()
+        sys.exit(0)
+    def leave_at_once(*_):
+        sys.exit(7)
+    signal.signal(signal.SIGINT, leave)
+    open({file!r} + ".started", "w").close()
+    while True: time.sleep(1)
+"""
+
+
+def slow(tmp_path: Path, seconds: float, stopping: float) -> Command:
+    """A process that takes its time after SIGINT and goes at once at another signal, as an arm's driver does."""
+    return Command("driver", python("driver", SLOW.format(file=str(tmp_path / "parked"), seconds=seconds)).argv, (), stopping)
+
+
+def test_who_takes_longer_to_stop_gets_the_time(tmp_path):
+    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'parked.started')!r}): time.sleep(.01)\nraise SystemExit(1)"
+    said: list[str] = []
+    supervise(tmp_path, slow(tmp_path, 2.0, 10.0), python("main", wait), say=said.append)
+    assert (tmp_path / "parked").exists(), "it was cut off"
+    assert said == ["waiting for driver, for 10 s at most; Ctrl-C ends it at once"]
+
+
+def test_not_for_ever_and_not_when_a_human_asks_again(tmp_path):
+    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'parked.started')!r}): time.sleep(.01)\nraise SystemExit(1)"
+    supervise(tmp_path, slow(tmp_path, 60.0, 1.0), python("main", wait))
+    assert not (tmp_path / "parked").exists()
+
+    (tmp_path / "parked.started").unlink()
+    (tmp_path / "parked.asked").unlink()
+    supervisor = Supervisor(
+        [slow(tmp_path, 60.0, 60.0), python("main", SLEEP)],
+        essential="main",
+        log_dir=tmp_path / "logs",
+        patience=QUICK,
+        say=lambda _: os.kill(os.getpid(), signal.SIGINT),  # the second one
+    )
+
+    def press() -> None:
+        if (tmp_path / "parked.started").exists():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert supervisor.run(press, period=0.02).code == INTERRUPTED
+    assert supervisor._processes["driver"].returncode == 7 and not (tmp_path / "parked").exists()

@@ -2,7 +2,7 @@
 
 Role: ROS around arm.Arm: joint_states out, the trajectory topic and the gripper's action in, the servos' health in /diagnostics, ~/reset
 for a human. It stands where simulator_node stands in simulation. Between configure and activate it holds the line open and is silent;
-deactivate parks the arm and cuts the torque.
+deactivate parks the arm and cuts the torque, unless the watchdog has stopped the arm: then it does not move, and keeps its torque.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
+from whetstone_msgs.msg import Watchdog
 
 from robot_bringup.gripper_server import GripperServer
+from robot_bringup.so100 import bringup
 from robot_bringup.so100.arm import Arm, Reading, State
 from robot_bringup.so100.bus import BusError, ServoBus
 from robot_bringup.so100.calibration import load_calibration
 from robot_bringup.so100.settings import load_settings
-from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, GRACE, STATE, WhetstoneNode, joints_qos, run_node, to_stamp
+from whetstone.ros import COMMAND, GRACE, LATCHED, STATE, WhetstoneNode, joints_qos, run_node, to_stamp
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class DriverNode(WhetstoneNode[Parameters]):
     def configure(self) -> None:
         p = self.parameters
         self._profile = profile = load_profile(p.robot)
-        if profile.command.kind != "joint_trajectory" or profile.gripper.kind not in ("gripper_command", "parallel_gripper_command"):
-            kinds = f"command.kind {profile.command.kind} and gripper.kind {profile.gripper.kind}"
-            raise ConfigError(f"robot '{profile.name}' has {kinds}; this driver takes joint_trajectory and a gripper action")
+        bringup.check(profile)
         self._settings = settings = load_settings(p.driver, profile)
         calibration = load_calibration(p.calibration, profile)
         servos = {joint.id: name for name, joint in calibration.joints.items()}
@@ -62,11 +61,12 @@ class DriverNode(WhetstoneNode[Parameters]):
 
         self._arm = Arm(profile, calibration, settings, open_line, lambda: self.get_clock().now().nanoseconds)
         self._arm.connect(time.monotonic())
-        longest = float((self._arm.upper - self._arm.lower).max())
-        self.grace = longest / settings.park.velocity + settings.park.patience + GRACE
+        self.grace = bringup.parking(profile, calibration, settings) + GRACE
         self._joints = self.create_publisher(JointState, profile.joint_states, joints_qos(True))
         self._health = self.create_publisher(DiagnosticArray, "/diagnostics", STATE)
         self._commands = self.create_subscription(JointTrajectory, profile.command.topic, self._on_command, COMMAND)
+        self._watchdog = self.create_subscription(Watchdog, "watchdog", self._on_watchdog, LATCHED)
+        self._stopped: tuple[str, ...] = ()  # why the watchdog has stopped the arm
         self._reset = self.create_service(Trigger, "~/reset", self._on_reset)
         grip = settings.gripper
         self._gripper = GripperServer(
@@ -95,6 +95,7 @@ class DriverNode(WhetstoneNode[Parameters]):
         self._arm.close()
         self._gripper.destroy()
         self.destroy_subscription(self._commands)
+        self.destroy_subscription(self._watchdog)
         self.destroy_service(self._reset)
         self.destroy_publisher(self._joints)
         self.destroy_publisher(self._health)
@@ -109,8 +110,11 @@ class DriverNode(WhetstoneNode[Parameters]):
         if reason is not None:
             self.get_logger().warning(f"trajectory refused: {reason}", throttle_duration_sec=0.5)
 
+    def _on_watchdog(self, message: Watchdog) -> None:
+        self._stopped = tuple(message.reasons) if message.stopped else ()
+
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        wrong = self._arm.reset()
+        wrong, self._stopped = self._arm.reset(), ()  # a watchdog that is gone can be released no more
         response.success, response.message = wrong is None, wrong or "the next command begins from where the arm is"
         return response
 
@@ -182,6 +186,12 @@ class DriverNode(WhetstoneNode[Parameters]):
     def _park(self) -> None:
         """Blocks until the arm is parked, or cannot be."""
         arm, period = self._arm, 1 / self._settings.rate
+        if self._stopped and arm.state is State.FOLLOWING:
+            self.get_logger().error(
+                f"not parked: the watchdog has stopped the arm ({'; '.join(self._stopped)}). The torque stays on, so that the arm does not "
+                "fall: support it, then cut its supply; or start this driver again and stop it: it parks then"
+            )
+            return
         if not arm.park(time.monotonic()):
             if arm.state is State.LOST:
                 self.get_logger().error(f"not parked: {arm.reason}. Servos that have torque keep it: support the arm, then cut its supply")

@@ -403,7 +403,7 @@ def _obey_line(bus: EmulatedBus, words: list[str]) -> str:
     return ""
 
 
-def _write_calibration(path: Path) -> None:
+def write_calibration(path: Path) -> None:
     """Of servos that were all mounted in the middle of their turn."""
     from robot_bringup.so100.calibration import Calibration, JointCalibration, save_calibration
     from robot_bringup.so100.settings import load_settings
@@ -421,7 +421,7 @@ def main(arguments: list[str]) -> None:
     if link.exists() and not link.is_symlink():
         raise InputError(f"{link}: is there already, and is no link")
     if values["calibration"]:
-        _write_calibration(Path(values["calibration"]))
+        write_calibration(Path(values["calibration"]))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the link goes then too
     with EmulatedBus(link) as bus:
         print(f"six emulated servos on {link}; Ctrl-C ends them", flush=True)
