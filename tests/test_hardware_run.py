@@ -149,9 +149,12 @@ def test_two_episodes_on_an_arm_that_parks_at_the_end(lab: Lab) -> None:
 
 
 def test_an_arm_that_the_watchdog_has_stopped_is_not_parked(lab: Lab) -> None:
-    lab.run("evaluation_episodes:=1", "reset:=prompt")
-    lab.until(lambda: bool(lab.prompts()))
+    lab.run("evaluation_episodes:=1", "reset:=prompt", "start:=service")
+    lab.until(lambda: len(lab.prompts()) == 1)
     lab.say("scene/reset_done")
+    lab.until(lambda: len(lab.prompts()) == 2)
+    assert "To begin: ros2 service call /so100/episode_manager/start std_srvs/srv/Trigger" in lab.prompts()[-1]
+    assert lab.phase() == Episode.PHASE_RESETTING and lab.say("episode_manager/start") == "the episode begins"
     lab.until(lambda: lab.position()[0] > 0.1)
     lab.say("watchdog/stop")
     lab.until(lambda: lab.phase() == Episode.PHASE_PAUSED)

@@ -129,6 +129,7 @@ class EpisodeMachine:
     FINISHED, then ("finished" | "stopped" | "failed", reason).
     reward_every: control steps between two scored frames; 0 where no reward model runs. after: the last episode of the newest iteration
     that a run which was cut off had collected: its update is asked for before anything else, for who has the weights is not known.
+    simulated: else a human is the judge. await_start: an episode begins when a human says start, in real time; `ready`: one waits for that.
     """
 
     def __init__(
@@ -141,9 +142,11 @@ class EpisodeMachine:
         reward_every: int = 0,
         deadlines: Deadlines | None = None,
         after: PlannedEpisode | None = None,
+        simulated: bool = True,
+        await_start: bool = False,
     ):
         self._episodes = episodes
-        self._after = after
+        self._after, self._simulated, self._await_start = after, simulated, await_start
         self._stopped: int | None = None  # segment whose training ended early
         self._rate = rate
         self._max_steps = max_steps
@@ -161,6 +164,9 @@ class EpisodeMachine:
         self._update: tuple[int, bool] | None = None
         self._applied = 0
         self._refused: dict[int, str] = {}
+        self._newest = 0  # stamp of the robot's last state
+        self._held_at = self._held = 0  # ns: when a pause began, and how long all of this episode's took; a robot's clock goes on
+        self.ready = False
         self.state = State(Phase.WAITING)
         self.steps = 0
         self.version = 0
@@ -191,19 +197,22 @@ class EpisodeMachine:
 
     def reset_done(self, now: float, ok: bool, reason: str, start: int) -> None:
         """The scene is back, or not. start: stamp of the episode's first frame."""
-        if self.state.phase != Phase.RESETTING:
+        if self.state.phase != Phase.RESETTING or self.ready:
             return
         if not ok:
             self.fail(f"the scene could not be brought back: {reason or 'no reason given'}")
             return
         self.state = replace(self.state, start=start, stamp=start)
-        if self._paused:
+        if self._await_start:
+            self.ready, self._since = True, now
+        elif self._paused:
             self._hold(Phase.RUNNING)
         else:
             self._run(now)
 
     def frame(self, now: float, stamp: int) -> None:
         """The robot's state at `stamp` arrived."""
+        self._newest = stamp
         if self.state.phase != Phase.RUNNING or stamp < self.state.start:
             return
         self._since = now
@@ -256,7 +265,8 @@ class EpisodeMachine:
         """Check the deadlines."""
         waited, phase, deadlines = now - self._since, self.state.phase, self._deadlines
         if phase == Phase.RESETTING and waited > deadlines.reset:
-            self.fail(f"nobody brought the scene back within {deadlines.reset:g} s")
+            done = "said start" if self.ready else "brought the scene back"
+            self.fail(f"nobody {done} within {deadlines.reset:g} s")
         elif phase == Phase.RUNNING and self._failing_since is not None:
             if now - self._failing_since > deadlines.verdict:
                 self._end(now, Outcome.FAILURE, "evaluator: the task has failed", self._stamp(self.steps))
@@ -264,13 +274,27 @@ class EpisodeMachine:
             if now - self._timed_out_since > deadlines.last:
                 self._time_out(now)
         elif phase == Phase.RUNNING and waited > deadlines.frame:
-            self.fail(f"simulator sent no frame for {deadlines.frame:g} s")
+            who = "simulator sent no frame" if self._simulated else "the robot's driver sent no joint state"
+            self.fail(f"{who} for {deadlines.frame:g} s")
         elif phase == Phase.UPDATING and self._update is None and waited > deadlines.update:
             self.fail(f"learner did not report an update within {deadlines.update:g} s")
         elif phase == Phase.UPDATING and self._update is not None and waited > deadlines.apply:
             self.fail(f"policy did not acknowledge weights version {self._update[0]} within {deadlines.apply:g} s")
 
     # services: each returns (accepted, message)
+
+    def start(self, now: float) -> tuple[bool, str]:
+        """A human lets the episode begin whose scene is back: from the robot's next state on."""
+        if not self.ready:
+            back = self._await_start and self.state.phase == Phase.RESETTING
+            return False, "the scene is not back yet" if back else "no episode waits for a start"
+        if self._paused:
+            return False, f"{self._why}; resume first"
+        self.ready = False
+        start = self._newest + round(NANOSECONDS / self._rate)
+        self.state = replace(self.state, start=start, stamp=start)
+        self._run(now)
+        return True, "the episode begins"
 
     def pause(self, now: float, reason: str = "paused by a human") -> tuple[bool, str]:
         if self.result:
@@ -290,6 +314,7 @@ class EpisodeMachine:
         if self.state.phase != Phase.PAUSED:
             return True, "the pause had not begun and is taken back"
         if self._resume_to == Phase.RUNNING:
+            self._held += max(self._newest - self._held_at, 0)
             self._run(now)
         else:
             self._next(now)
@@ -305,7 +330,7 @@ class EpisodeMachine:
         """A human (training) or the evaluator (evaluation) says that the task is done."""
         if not self._live() or self.state.episode is None:
             return False, "no episode is running"
-        who = "evaluator" if self.state.episode.mode == "evaluate" else "human"
+        who = "evaluator" if self.state.episode.mode == "evaluate" and self._simulated else "human"
         self._end(now, Outcome.SUCCESS, f"{who}: the task is done", self._stamp(self.steps))
         return True, "success"
 
@@ -317,7 +342,7 @@ class EpisodeMachine:
         if self._timed_out_since is not None:
             self._time_out(now)
             return True, "time-out"
-        if self.state.episode.mode == "evaluate":
+        if self.state.episode.mode == "evaluate" and self._simulated:
             self._failing_since = now
         else:
             self._end(now, Outcome.FAILURE, "human: the task has failed", self._stamp(self.steps))
@@ -339,10 +364,10 @@ class EpisodeMachine:
         return self.state.phase == Phase.RUNNING or (self.state.phase == Phase.PAUSED and self._resume_to == Phase.RUNNING)
 
     def _index(self, stamp: int) -> int:
-        return round((stamp - self.state.start) * self._rate / NANOSECONDS)
+        return round((stamp - self.state.start - self._held) * self._rate / NANOSECONDS)
 
     def _stamp(self, index: int) -> int:
-        return self.state.start + round(index * NANOSECONDS / self._rate)
+        return self.state.start + self._held + round(index * NANOSECONDS / self._rate)
 
     def _next(self, now: float) -> None:
         if self._paused:
@@ -352,7 +377,7 @@ class EpisodeMachine:
         if episode is None:
             self._finish("finished", "all episodes are done")
             return
-        self.steps, self._last_score = 0, -1
+        self.steps, self._last_score, self._held = 0, -1, 0
         if self._debounce is not None:
             self._debounce.streak = 0
         self._tally, self._since = _Tally(), now
@@ -364,7 +389,7 @@ class EpisodeMachine:
         self._emit(replace(self.state, phase=Phase.RUNNING, reason=""))
 
     def _hold(self, resume_to: Phase | None) -> None:
-        self._resume_to = resume_to
+        self._resume_to, self._held_at = resume_to, max(self._newest, self.state.start)
         self._emit(replace(self.state, phase=Phase.PAUSED, reason=self._why))
 
     def _try_time_out(self, now: float) -> None:
@@ -426,5 +451,5 @@ class EpisodeMachine:
             ended = replace(self.state, phase=Phase.ENDED, outcome=Outcome.ABORTED, reason=reason)
             self._emit(replace(ended, record=self._record(Outcome.ABORTED, reason)))
             self.state = ended
-        self.result = (result, reason)
+        self.ready, self.result = False, (result, reason)
         self._emit(replace(self.state, phase=Phase.FINISHED, reason=reason))

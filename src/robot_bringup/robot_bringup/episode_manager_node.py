@@ -1,7 +1,7 @@
 """The episode manager: brings the other nodes up and drives the episodes of a run.
 
 Role: the ROS side of EpisodeMachine. Configures and activates the managed nodes, resets scenes, publishes `episode`, offers the
-services pause, resume, stop, success and failure, and writes episodes.jsonl, updates.jsonl and outcome.json into the run
+services start, pause, resume, stop, success and failure, and writes episodes.jsonl, updates.jsonl and outcome.json into the run
 directory. Every wait has a deadline that names the missing peer. Reads no ground truth: in evaluation the evaluator calls
 success or failure.
 """
@@ -46,7 +46,8 @@ class Parameters:
 
     max_steps: control steps until time-out. reward_every: steps between two scored frames (0: no reward model).
     success_threshold, success_frames: completion that ends a training episode (frames 0: never); success_progress: that it needs besides.
-    await_learner: nothing begins before a learner hears this robot. resume: go on after what the records in run_dir say was done.
+    await_learner: nothing begins before a learner hears this robot. simulated: else a human judges evaluations. await_start: an episode
+    begins when a human calls `start`. resume: go on after what the records in run_dir say was done.
     *_deadline: seconds to wait for a node to configure, the scene, a frame, the learner, the policy's acknowledgement.
     """
 
@@ -61,6 +62,8 @@ class Parameters:
     success_frames: int = field(default=0, metadata={"ge": 0})
     success_progress: float = field(default=0.0, metadata={"ge": 0, "le": 1})
     await_learner: bool = False
+    simulated: bool = True
+    await_start: bool = False
     resume: bool = False
     startup_deadline: float = field(default=180.0, metadata={"gt": 0})
     reset_deadline: float = field(default=30.0, metadata={"gt": 0})
@@ -95,6 +98,8 @@ class EpisodeManager(WhetstoneNode[Parameters]):
             reward_every=p.reward_every,
             deadlines=Deadlines(p.reset_deadline, p.frame_deadline, p.update_deadline, p.apply_deadline),
             after=after,
+            simulated=p.simulated,
+            await_start=p.await_start,
         )
         self._episode_began = time.monotonic()
         self._over = False
@@ -111,6 +116,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         self._stopped = self._held_by_watchdog = False
         machine = self._machine
         for name, action in (
+            ("start", machine.start),
             ("pause", machine.pause),
             ("resume", machine.resume),
             ("stop", machine.stop),
@@ -331,6 +337,10 @@ class EpisodeManager(WhetstoneNode[Parameters]):
                 polls.append(self.create_timer(_AGAIN, ask, clock=self.steady_clock))
                 return
             self._machine.reset_done(time.monotonic(), response.ok, response.reason, to_ns(response.start))
+            if self._machine.ready:
+                service = self.resolve_service_name("episode_manager/start")
+                text = f"{episode.episode_id}: '{self._instruction}'. To begin: ros2 service call {service} std_srvs/srv/Trigger"
+                records.append(self._run_dir / records.PROMPTS, {"text": text})
             self._publish()
 
         polls: list[Any] = []

@@ -80,6 +80,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco, or sim:=none for a robot")
     if real:
         _check_real(mode, values)
+    if values.get("start") == "service" and not real:
+        raise ConfigError("argument start:=service needs sim:=none beside it: a simulated scene is always ready")
     for name, needed in (("driver", "sim"), ("port", "driver"), ("calibration", "driver")):
         if values.get(name) and values.get(needed) in ("mujoco", ""):
             raise ConfigError(f"argument {name}:={values[name]} needs {needed}:={'none' if needed == 'sim' else 'so100'} beside it")
@@ -170,7 +172,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         "await_learner": mode == "refine" and any(segment.mode == "train" for segment in segments),
     }
     if real:
-        manager["reset_deadline"] = values["reset_patience"]
+        manager |= {"reset_deadline": values["reset_patience"], "simulated": False, "await_start": values["start"] == "service"}
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
         manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames, "success_progress": completion.progress}

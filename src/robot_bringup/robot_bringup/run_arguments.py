@@ -136,6 +136,13 @@ ARGUMENTS: tuple[Argument, ...] = (
         modes=_POLICY,
     ),
     Argument("reset", "park,prompt", "with sim:=none: how the scene is brought back, in this order: park, replay, prompt", modes=_POLICY),
+    Argument(
+        "start",
+        "reset",
+        "with sim:=none: an episode begins when the scene is back, or at a call of episode_manager/start",
+        choices=("reset", "service"),
+        modes=_POLICY,
+    ),
     Argument("reset_episode", "", "with reset:=replay: folder of the episode to go along", "path", modes=_POLICY, optional=True),
     Argument("reset_patience", "3600", "with sim:=none: seconds that the scene may take to come back", "number", low=1, modes=_POLICY),
     Argument("task", "pick_and_place", "task: a file of config/tasks", choices="config/tasks", modes=_ROBOT),

@@ -21,10 +21,10 @@ EVALUATE = Segment("evaluate", "refined", 1, 2, 100, True)
 class Bench:
     """A machine with a hand on its clock: `phases` collects everything it said."""
 
-    def __init__(self, *segments, max_steps=8, every=4, completion=Completion(0.8, 2)):  # noqa: B008 (frozen)
+    def __init__(self, *segments, max_steps=8, every=4, completion=Completion(0.8, 2), **more):  # noqa: B008 (frozen)
         self.machine = EpisodeMachine(
             schedule.episodes(segments), rate=RATE, max_steps=max_steps, completion=completion, reward_every=every,
-            deadlines=Deadlines(reset=10, frame=20, update=30, apply=5, last=1),
+            deadlines=Deadlines(reset=10, frame=20, update=30, apply=5, last=1), **more,
         )  # fmt: skip
         self.now = 0.0
         self.start = 1_000_000_000
@@ -228,6 +228,29 @@ def test_pause_holds_a_running_episode_and_resume_takes_it_up():
     assert bench.ended().outcome == Outcome.TIMEOUT
 
 
+@pytest.mark.parametrize("before", ["running", "resetting"])
+def test_a_robot_s_clock_goes_on_in_a_pause_and_the_episode_does_not(before):
+    """A human takes a minute to release the arm: the episode has the steps left that it had."""
+    bench = Bench(TRAIN).begin()
+    if before == "running":
+        bench.run().frame(3)
+        bench.machine.pause(0.0)
+    else:
+        bench.machine.pause(0.0)
+        bench.start += 60_000_000_000
+        bench.machine.reset_done(bench.now, True, "", bench.start)
+    for step in range(4, 1204):
+        bench.frame(step)
+    bench.machine.resume(60.0)
+    done = 3 if before == "running" else 0
+    bench.frame(1203 + 8 - done - 1)
+    assert bench.machine.state.phase == Phase.RUNNING and bench.machine.steps == 7
+    bench.frame(1203 + 8 - done)
+    bench.machine.tick(70.0)
+    assert bench.ended().outcome == Outcome.TIMEOUT and bench.ended().record["steps"] == 8
+    assert bench.ended().stamp == bench.start + (1203 + 8 - done) * PERIOD
+
+
 @pytest.mark.parametrize("moment", ["resetting", "updating"])
 def test_pause_between_episodes_begins_before_the_arm_moves(moment):
     bench = Bench(TRAIN).begin()
@@ -258,6 +281,37 @@ def test_an_episode_that_ends_in_a_pause_starts_no_other():
     bench.machine.success(0.0)
     bench.collect()
     assert [state.phase for state in bench.said[-2:]] == [Phase.ENDED, Phase.PAUSED]
+
+
+def test_an_episode_that_a_human_starts():
+    """It begins with the robot's next state after the word, however long that took; not before the scene is back, and not in a pause."""
+    bench = Bench(EVALUATE, simulated=False, await_start=True)
+    assert bench.machine.start(0.0) == (False, "no episode waits for a start")
+    bench.begin()
+    assert bench.machine.start(0.0) == (False, "the scene is not back yet")
+    bench.machine.reset_done(5.0, True, "", bench.start)
+    assert bench.machine.ready and bench.collect() == [Phase.RESETTING], "nobody else hears of it"
+    bench.machine.reset_done(5.0, True, "", bench.start)
+    bench.frame(300)
+    bench.machine.tick(14.0)  # its patience begins when the scene is back
+    bench.machine.pause(14.0, "watchdog: e-stop: pressed")
+    assert bench.machine.start(14.0) == (False, "watchdog: e-stop: pressed; resume first")
+    bench.machine.resume(14.0)
+    assert bench.machine.start(14.0) == (True, "the episode begins")
+    assert bench.machine.start(14.0) == (False, "no episode waits for a start")
+    assert bench.machine.state.phase == Phase.RUNNING and bench.machine.state.start == bench.start + 301 * PERIOD
+    bench.frame(300)  # still under way, from before
+    bench.frame(303)
+    assert bench.machine.steps == 2
+    assert bench.machine.failure(15.0) == (True, "failure")  # a human's word holds at once
+    assert bench.ended().reason == "human: the task has failed"
+
+    bench.machine.reset_done(20.0, True, "", bench.start + 400 * PERIOD)
+    bench.machine.tick(29.0)
+    assert bench.machine.result is None
+    bench.machine.tick(31.0)
+    assert bench.machine.result == ("failed", "nobody said start within 10 s")
+    assert bench.machine.start(31.0) == (False, "no episode waits for a start")
 
 
 @pytest.mark.parametrize("phase", ["waiting", "resetting", "running", "paused", "updating"])

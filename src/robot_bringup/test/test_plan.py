@@ -335,6 +335,16 @@ def test_what_our_driver_lacks_is_named_before_anything_starts(arm, given, said)
         plan("evaluate", {**arm, **given})
 
 
+def test_episodes_that_a_human_starts():
+    manager = node(plan("evaluate", {"sim": "none", "start": "service"}), "episode_manager").parameters
+    assert manager["await_start"] is True and manager["simulated"] is False
+    manager = node(plan("evaluate", {"sim": "none"}), "episode_manager").parameters
+    assert manager["await_start"] is False
+    assert "simulated" not in node(plan("evaluate", {}), "episode_manager").parameters
+    with pytest.raises(ConfigError, match="argument start:=service needs sim:=none"):
+        plan("evaluate", {"start": "service"})
+
+
 def test_the_watchdog_s_patience_is_an_argument_with_bounds():
     made = plan("evaluate", {"realtime": "true", "watchdog_patience": "3.5"})
     assert node(made, "watchdog").parameters["patience"] == 3.5
