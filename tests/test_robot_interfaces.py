@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy")
 
@@ -104,6 +105,43 @@ def test_the_running_nodes_offer_just_that(tmp_path, domain, name: str) -> None:
         graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
         graph.until(lambda: frames)
         assert list(frames[0].name)[: len(row["joints"])] == row["joints"] and row["gripper"]["joint"] in frames[0].name
+    finally:
+        graph.close()
+
+
+GRIPPERS = {
+    "gripper_command": {"action": "driver/gripper", "scale": 0.5},
+    "parallel_gripper_command": {"action": "driver/gripper"},
+    "trajectory": {"topic": "driver/gripper", "action": None},
+    "forward": {"topic": "driver/gripper", "action": None, "scale": 0.5},
+    "with_arm": {},
+}
+
+
+@pytest.mark.parametrize("kind", GRIPPERS)
+def test_a_gripper_of_every_kind_closes_when_the_policy_says_so(tmp_path, domain, kind: str) -> None:
+    """Policy and simulated driver over DDS: the stand-in policy closes the gripper with its third chunk."""
+    name = "so101_follower" if kind == "with_arm" else ROBOT
+    robot, graph = tmp_path / "robot.yaml", Graph(tmp_path, domain)
+    robot.write_text(yaml.safe_dump({"extends": name, "name": name, "gripper": {"kind": kind, **GRIPPERS[kind]}}))
+    profile = load_profile(str(robot))
+    assert profile.gripper.kind == kind
+    try:
+        frames: list[JointState] = []
+        graph.node.create_subscription(JointState, profile.joint_states, frames.append, joints_qos(False))
+        graph.start("robot_bringup", "simulator", "simulator", robot=str(robot))
+        graph.start("policy_node", "policy_node", "policy", robot=str(robot), policy=graph.stand_in)
+        graph.until_matched(graph.episodes)
+        reset = graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
+        assert reset is not None
+        start = to_ns(reset.start)
+        graph.say(Episode.PHASE_RUNNING, "e", start, max_steps=24)
+        graph.until(lambda: bool(frames) and to_ns(frames[-1].header.stamp) == start + 24 * PERIOD)
+        jaw, openings = list(frames[0].name).index(profile.gripper.joint), {}
+        for one in frames:
+            openings[(to_ns(one.header.stamp) - start) // PERIOD] = profile.position_to_opening(one.position[jaw])
+        assert all(openings[step] > 0.9 for step in range(7)), openings
+        assert openings[24] < 0.1, openings
     finally:
         graph.close()
 

@@ -236,7 +236,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
             self._rollouts = [one for one in self._rollouts if one.episode_id != rollout.episode_id] + [rollout]
             self._jobs.put(lambda rollout=rollout: self._write(rollout))
         for name, late in feed.recorder.late().items():
-            self._rollouts = [back_label(one, late) if one.episode_id == name else one for one in self._rollouts]
+            self._rollouts = [back_label(one, late, self._tolerance) if one.episode_id == name else one for one in self._rollouts]
             self._jobs.put(lambda name=name, late=late: self._label(name, late))
 
     def _warn(self) -> None:
@@ -316,7 +316,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
         """Rewards that came when their episode was on the disk already; those of episodes that are not kept (evaluations) are nobody's."""
         if self._store.iteration(name) is None or (rollout := self._read(name)) is None:
             return
-        self._store.rewrite(back_label(rollout, late))
+        self._store.rewrite(back_label(rollout, late, self._tolerance))
         self.counters["back_labelled_rewards"] = self.counters.get("back_labelled_rewards", 0) + len(late)
 
     def _update(self, rollouts: list[Rollout], iteration: int, interim: bool) -> None:

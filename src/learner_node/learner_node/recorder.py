@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from whetstone.contracts import REWARD_VALUES, RewardSample, Rollout
-from whetstone.labelling import scores_of
+from whetstone.labelling import nearest_stamp, scores_of
 
 Item = TypeVar("Item")
 
@@ -236,11 +236,8 @@ class Recorder:
 
     def _label(self, episode: _Open, stamp: int) -> RewardSample | None:
         """The score of this moment. Where clocks differ: of the nearest frame, a camera's stamps are not the joint states'."""
-        exact = episode.rewards.get(stamp)
-        if exact is not None or not self._tolerance or not episode.rewards:
-            return exact
-        nearest = min(episode.rewards, key=lambda other: abs(other - stamp))
-        return episode.rewards[nearest] if abs(nearest - stamp) <= self._tolerance else None
+        nearest = nearest_stamp(episode.rewards, stamp, self._tolerance)
+        return None if nearest is None else episode.rewards[nearest]
 
     def _close(self, episode: _Open) -> Rollout | None:
         assert episode.end is not None

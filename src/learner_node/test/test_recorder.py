@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learner_node.recorder import Decision, EpisodeInfo, Recorder
-from whetstone.contracts import RewardSample
+from whetstone.contracts import REWARD_VALUES, RewardSample
+from whetstone.labelling import back_label
 
 PERIOD = 50_000_000
 START = 3_000_000_000
@@ -230,3 +231,34 @@ def test_latents_of_unequal_size_are_not_stacked() -> None:
     (rollout,) = recorder.ready(now=0.0)
     assert rollout.latents is None
     assert np.isnan(rollout.log_probabilities[1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data(), st.integers(1, 3), st.integers(2, 16), st.booleans())
+def test_late_rewards_label_what_they_would_have_labelled_in_time(data, execute: int, steps: int, exact: bool) -> None:
+    """Where clocks differ a score has the stamp of its frame, half a period off the joint states' at most."""
+    tolerance = 0 if exact else PERIOD // 2
+    off = st.just(0) if exact else st.integers(-PERIOD, PERIOD)
+    rewards = [
+        RewardSample(at(step) + data.draw(off), total=step / 100, valid=data.draw(st.booleans())) for step in range(0, steps + 1, execute)
+    ]
+    late = data.draw(st.sets(st.sampled_from(range(len(rewards)))))
+
+    def closed(in_time: list[RewardSample]):
+        recorder = new_recorder(tolerance=tolerance)
+        recorder.begin(INFO)
+        for event in events(steps, execute, execute):
+            if event[0] != "reward":
+                play(recorder, event)
+        for sample in in_time:
+            recorder.reward(INFO.episode_id, sample, "model@1")
+        recorder.end(INFO.episode_id, at(steps), "success", "done", now=0.0)
+        return recorder.ready(now=100.0)[0]
+
+    whole = closed(rewards)
+    before = closed([sample for place, sample in enumerate(rewards) if place not in late])
+    after = back_label(before, [(rewards[place], "model@1") for place in sorted(late)], tolerance)
+    for name in REWARD_VALUES:
+        np.testing.assert_array_equal(after.rewards[name], whole.rewards[name], name)
+    for name, values in whole.scores.items():
+        np.testing.assert_array_equal(after.scores[name], values, name)

@@ -5,7 +5,7 @@ Role: puts scores into a rollout at the decisions whose stamps they bear. Does n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -16,22 +16,38 @@ from whetstone.frames import Frames
 from whetstone.profile import RobotProfile
 
 
-def back_label(rollout: Rollout, late: Iterable[tuple[RewardSample, str]]) -> Rollout:
-    """The rollout with rewards (and the model they come from) that came after it was closed: each at the decision or the end with its
-    stamp, and among the scores. The one given stays as it is."""
+def back_label(rollout: Rollout, late: Iterable[tuple[RewardSample, str]], tolerance: int = 0) -> Rollout:
+    """The rollout with rewards (and the model they come from) that came after it was closed: at the decisions and the end to which they are
+    the nearest of all its scores, and among the scores. The one given stays as it is.
+
+    tolerance: how far (ns) a score's stamp may be from the decision's, as in joining: 0 in simulation, where stamps agree exactly, half a
+    period on hardware, where cameras run on their own.
+    """
     rewards = {name: rollout.rewards.get(name, np.full(len(rollout.stamps) + 1, np.nan, np.float32)).copy() for name in REWARD_VALUES}
     rows = {stamp: row for row, stamp in enumerate(rollout.stamps.tolist())}
     if rollout.end is not None:
         rows[rollout.end] = len(rollout.stamps)
     samples = _samples(rollout.scores)
-    model = rollout.reward_model_id
+    model, new = rollout.reward_model_id, set()
     for sample, model_id in late:
         samples[sample.stamp] = sample
+        new.add(sample.stamp)
         model = model_id or model
-        if sample.stamp in rows:
+    for stamp, row in rows.items():
+        nearest = nearest_stamp(samples, stamp, tolerance)
+        if nearest is not None and nearest in new:
+            sample = samples[nearest]
             for name in REWARD_VALUES:
-                rewards[name][rows[sample.stamp]] = getattr(sample, name) if sample.valid else np.nan
+                rewards[name][row] = getattr(sample, name) if sample.valid else np.nan
     return replace(rollout, rewards=rewards, scores=scores_of(samples), reward_model_id=model)
+
+
+def nearest_stamp(stamps: Collection[int], wanted: int, tolerance: int) -> int | None:
+    """The one of them that is nearest to the wanted one, the earlier of two; None where none is within the tolerance. ns."""
+    if wanted in stamps:
+        return wanted
+    nearest = min(stamps, key=lambda stamp: (abs(stamp - wanted), stamp)) if tolerance and stamps else None
+    return nearest if nearest is not None and abs(nearest - wanted) <= tolerance else None
 
 
 def _samples(scores: dict[str, np.ndarray]) -> dict[int, RewardSample]:
