@@ -33,10 +33,15 @@ ENCODED = [
     ("bgra8", np.concatenate([PICTURE[:, :, ::-1], ALPHA], 2), PICTURE),
     ("mono8", GREY, np.stack([GREY] * 3, 2)),
 ]
+UNNAMED = [
+    ("8UC1", GREY, np.stack([GREY] * 3, 2)),
+    ("8UC3", PICTURE[:, :, ::-1], PICTURE),
+    ("8UC4", np.concatenate([PICTURE[:, :, ::-1], ALPHA], 2), PICTURE),
+]
 
 
 @pytest.mark.parametrize("padding", [0, 5])
-@pytest.mark.parametrize(("encoding", "rows", "expected"), ENCODED)
+@pytest.mark.parametrize(("encoding", "rows", "expected"), ENCODED + UNNAMED)
 def test_direct_encodings(encoding: str, rows: np.ndarray, expected: np.ndarray, padding: int) -> None:
     out = images.to_array(message(np.ascontiguousarray(rows), encoding, padding), "front")
     assert out.dtype == np.uint8 and out.flags.c_contiguous
@@ -63,10 +68,49 @@ def test_bayer_keeps_colours_apart(encoding: str, padding: int) -> None:
 
 @pytest.mark.parametrize(("encoding", "order"), [("yuv422", "uyvy"), ("uyvy", "uyvy"), ("yuv422_yuy2", "yuyv"), ("yuyv", "yuyv")])
 def test_yuv(encoding: str, order: str) -> None:
-    values = {"y": 180, "u": 100, "v": 190}  # reddish
+    """BT.601: R = 1.164 (Y - 16) + 1.596 (V - 128), G = ... - 0.813 (V - 128) - 0.391 (U - 128), B = ... + 2.018 (U - 128)."""
+    values = {"y": 180, "u": 100, "v": 190}
     rows = np.tile(np.array([values[letter] for letter in order], np.uint8), (4, 3))
     out = images.to_array(message(rows.reshape(4, 6, 2), encoding, 3), "front")
-    assert out.shape == (4, 6, 3) and (out[0, 0] == out[3, 5]).all() and out[0, 0, 0] > out[0, 0, 1] > 100
+    assert out.shape == (4, 6, 3)
+    np.testing.assert_allclose(out, np.broadcast_to([255, 151, 134], (4, 6, 3)), atol=1)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("order", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_of_16_bits(order: str, padding: int, big: bool) -> None:
+    for channel, colour in enumerate("rgb"):
+        pattern = np.array([51400 * (letter == colour) for letter in order]).reshape(2, 2)
+        field = np.tile(pattern, (4, 4)).astype(">u2" if big else "<u2")
+        rows = field.view(np.uint8).reshape(8, 8, 2)
+        out = images.to_array(message(rows, f"bayer_{order}16", padding, is_bigendian=int(big)), "front")
+        np.testing.assert_array_equal(out[2:-2, 2:-2], np.eye(3, dtype=np.uint8)[channel] * 200 + np.zeros((4, 4, 3), np.uint8))
+
+
+@pytest.mark.parametrize("big", [0, 1])
+@pytest.mark.parametrize(
+    ("encoding", "values", "expected"),
+    [
+        # 257 levels to one; 65535 is white.
+        ("mono16", [[0, 256, 257, 514, 65535]], [[[0] * 3, [0] * 3, [1] * 3, [2] * 3, [255] * 3]]),
+        ("rgb16", [[[257, 514, 771], [65535, 0, 256]]], [[[1, 2, 3], [255, 0, 0]]]),
+        ("bgr16", [[[257, 514, 771], [65535, 0, 256]]], [[[3, 2, 1], [0, 0, 255]]]),
+        ("16UC3", [[[257, 514, 771]]], [[[3, 2, 1]]]),
+        ("rgba16", [[[257, 514, 771, 9]]], [[[1, 2, 3]]]),
+        ("bgra16", [[[257, 514, 771, 9]]], [[[3, 2, 1]]]),
+        # mm: unknown, 9 mm, 1 cm, 1 m, 2.549 m, 2.55 m, far
+        ("16UC1", [[0, 9, 10, 1000, 2549, 2550, 65535]], [[[v] * 3 for v in (0, 0, 1, 100, 254, 255, 255)]]),
+        # m: unknown, too near, too far, below zero, 0.5 m, 3 m
+        ("32FC1", [[np.nan, -np.inf, np.inf, -1.0, 0.5, 3.0]], [[[v] * 3 for v in (0, 0, 255, 0, 50, 255)]]),
+    ],
+)
+def test_wide_encodings(encoding: str, values: list, expected: list, big: int) -> None:
+    kind = "f4" if encoding == "32FC1" else "u2"
+    array = np.array(values).astype((">" if big else "<") + kind)
+    out = images.to_array(message(array.view(np.uint8).reshape(*array.shape[:2], -1), encoding, 2, is_bigendian=big), "front")
+    assert out.dtype == np.uint8 and out.flags.c_contiguous
+    np.testing.assert_array_equal(out, expected)
 
 
 def test_the_two_converters_agree() -> None:
@@ -83,7 +127,7 @@ def test_the_two_converters_agree() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoding": "32FC1"}, "'32FC1' is not supported; supported: rgb8, bgr8"),
+        ({"encoding": "64FC1"}, "'64FC1' is not supported; supported: rgb8, bgr8"),
         ({"encoding": ""}, "'' is not supported"),
         ({"height": 0}, "size 8x0 is not usable"),
         ({"width": 1 << 31}, "is not usable"),
@@ -114,6 +158,30 @@ def test_compressed(extension: str) -> None:
         expected = picture if picture.ndim == 3 else np.stack([picture] * 3, 2)
         assert out.shape == expected.shape and out.dtype == np.uint8
         assert np.abs(out.astype(int) - expected).max() <= (0 if extension == ".png" else 12)
+
+
+def _png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def test_compressed_depth() -> None:
+    """As image_transport's plug-ins write it: compressed (a PNG of 16 bits) and compressedDepth (12 bytes before it)."""
+    depth = np.array([[0, 10, 1000, 9000]], np.uint16)
+    grey = np.array([[[v] * 3 for v in (0, 1, 100, 255)]])
+    plain = SimpleNamespace(format="16UC1; png compressed ", data=_png(depth))
+    np.testing.assert_array_equal(images.to_array(plain, "depth"), grey)
+    header = np.array([0], "<i4").tobytes()
+    whole = SimpleNamespace(format="16UC1; compressedDepth png", data=header + bytes(8) + _png(depth))
+    np.testing.assert_array_equal(images.to_array(whole, "depth"), grey)
+    # 32FC1: the PNG holds a / depth + b.
+    a, b = 1000.0, 10.0
+    quantised = np.array([[0, round(a / 0.5 + b), round(a / 2.0 + b), round(a / 8.0 + b)]], np.uint16)
+    floats = SimpleNamespace(format="32FC1; compressedDepth png", data=header + np.array([a, b], "<f4").tobytes() + _png(quantised))
+    np.testing.assert_array_equal(images.to_array(floats, "depth"), np.array([[[v] * 3 for v in (0, 50, 200, 255)]]))
+    with pytest.raises(InputError, match=r"camera 'depth': .*compressedDepth rvl.* is not supported; of compressedDepth only png is"):
+        images.to_array(SimpleNamespace(format="16UC1; compressedDepth rvl", data=b"abc"), "depth")
+    mono = SimpleNamespace(format="mono16; png compressed ", data=_png(np.array([[257, 65535]], np.uint16)))
+    np.testing.assert_array_equal(images.to_array(mono, "ir"), np.array([[[1] * 3, [255] * 3]]))
 
 
 @given(st.binary(max_size=64))
