@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,13 +23,18 @@ from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
 from whetstone.task import load_task
 
-KINDS = ("act", "diffusion", "smolvla")
+KINDS = ("act", "diffusion", "smolvla", "pi0", "pi05")
+PI = ("pi0", "pi05")
 CAMERAS = {"front": "observation.images.top", "wrist": "observation.images.wrist"}
-LORA = {"act": ["linear1", "linear2"], "diffusion": r".*cond_encoder\.1", "smolvla": ["q_proj", "v_proj"]}
+LORA = {"act": ["linear1", "linear2"], "diffusion": r".*cond_encoder\.1", "smolvla": ["q_proj", "v_proj"]} | dict.fromkeys(
+    PI, r".*expert.*(q_proj|v_proj)"
+)
 HEADS = {
     "act": ["model.decoder.*", "model.action_head.*"],
     "diffusion": ["diffusion.unet.*"],
     "smolvla": ["model.*expert*", "model.action*"],
+    "pi0": ["model.*gemma_expert*", "model.action*"],
+    "pi05": ["model.*gemma_expert*", "model.action*"],
 }
 FRANKA = load_profile("franka")
 
@@ -48,13 +52,15 @@ Load = Callable[..., LeRobotPolicy]
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("lerobot")
     vlm = tiny_lerobot.small_smolvlm(base / "vlm")
-    return {kind: tiny_lerobot.save(kind, base / kind, vlm if kind == "smolvla" else None) for kind in KINDS} | {"vlm": vlm}
+    tiny_lerobot.small_pi()
+    return {kind: tiny_lerobot.save(kind, base / kind, vlm) for kind in KINDS} | {"vlm": vlm}
 
 
 @pytest.fixture(scope="module")
 def load(folders: dict[str, Path]) -> Load:
     def of(kind: str, **given: Any) -> LeRobotPolicy:
-        return LeRobotPolicy.load({"path": str(folders[kind]), "cameras": CAMERAS, **given}, FRANKA)
+        words = {"vlm": str(folders["vlm"])} if kind in PI else {}
+        return LeRobotPolicy.load({"path": str(folders[kind]), "cameras": CAMERAS, **words, **given}, FRANKA)
 
     return of
 
@@ -88,7 +94,7 @@ def test_chunks_are_the_policy_s_and_follow_from_the_seed(load: Load, kind: str)
     policy.reset("go", 3, "exploring")
     kept = [policy.act(observation()).actions for _ in range(2)]
     np.testing.assert_array_equal(kept[0], kept[1])
-    if kind == "smolvla":
+    if kind in ("smolvla", *PI):
         assert np.abs(chunk(3, instruction="touch the blue cube") - first).max() > 1e-6, "it reads"
 
 
@@ -128,7 +134,7 @@ def test_a_policy_of_another_robot_is_refused_naming_both_sides(folders: dict[st
         load("act", execute=7)
     with pytest.raises(ConfigError, match="settings.num_stepz"):
         load("smolvla", settings={"num_stepz": 1})
-    with pytest.raises(ConfigError, match="'vlm' is for SmolVLA"):
+    with pytest.raises(ConfigError, match="'vlm' is for SmolVLA, pi0"):
         load("act", vlm=str(folders["vlm"]))
 
 
@@ -144,12 +150,19 @@ def test_a_damaged_folder_is_one_line(folders: dict[str, Path], tmp_path: Path) 
         assert "\n" not in str(error.value) and str(folder) in str(error.value)
         return str(error.value)
 
+    def pi0_without_a_tensor(folder: Path, pi0: Path) -> None:
+        shutil.copytree(pi0, folder, dirs_exist_ok=True)
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.action_in_proj.weight"]
+        save_file(tensors, folder / "model.safetensors")
+
     def without_a_tensor(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")
         del tensors["model.action_head.weight"]
         save_file(tensors, folder / "model.safetensors")
 
     assert "lacks tensor 'model.action_head.weight'" in message(without_a_tensor)
+    assert "lacks tensor 'model.action_in_proj.weight'" in message(lambda folder: pi0_without_a_tensor(folder, folders["pi0"]))
     assert "no config.json" in message(lambda folder: (folder / "config.json").unlink())
     assert "of lerobot < 0.4" in message(lambda folder: (folder / "policy_preprocessor.json").unlink())
     message(lambda folder: (folder / "model.safetensors").write_bytes(b"nonsense"))
@@ -158,15 +171,67 @@ def test_a_damaged_folder_is_one_line(folders: dict[str, Path], tmp_path: Path) 
         LeRobotPolicy.load({"path": str(tmp_path / "nowhere")}, FRANKA)
 
 
-def test_pi0_says_what_this_lerobot_lacks(folders: dict[str, Path], tmp_path: Path) -> None:
-    """lerobot 0.4 runs pi0 and pi0.5 with a patched transformers only."""
-    folder = tmp_path / "pi0"
-    shutil.copytree(folders["act"], folder)
-    settings = json.loads((folder / "config.json").read_text())
-    kept = {key: settings[key] for key in ("input_features", "output_features", "device")}
-    (folder / "config.json").write_text(json.dumps({"type": "pi0", **kept}))
-    with pytest.raises(AssetError, match=r"patched transformers.*policy:=remote"):
-        LeRobotPolicy.load({"path": str(folder), "cameras": CAMERAS}, FRANKA)
+def test_pi_s_decoder_is_transformers_gemma() -> None:
+    """The same weights in the library's own, whose word embeddings are scaled; and a prefix seen before is as good as one seen now."""
+    from transformers import GemmaConfig, GemmaModel
+
+    from policy_node.pi_gemma import Decoder
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_key_value_heads": 1}
+    config = GemmaConfig(vocab_size=20, head_dim=4, num_attention_heads=8, **sizes)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    theirs, ours = GemmaModel(config).eval(), Decoder(config).eval()
+    with torch.no_grad():
+        for value in theirs.parameters():
+            value.normal_(std=0.5)
+        ours.load_state_dict(theirs.state_dict())
+        words = torch.randint(20, (2, 7))
+        blocked = torch.full((1, 1, 7, 7), float("-inf")).triu(1)
+        at = torch.arange(7)[None]
+        wanted = theirs(words).last_hidden_state
+        assert ours.embed_tokens is not None
+        seen = 4 * ours.embed_tokens(words)
+        torch.testing.assert_close(ours(seen, blocked, at).last_hidden_state, wanted)
+        prefix = ours(seen[:, :4], blocked[..., :4, :4], at[:, :4], use_cache=True)
+        for _ in range(2):  # read, never added to
+            rest = ours(seen[:, 4:], blocked[..., 4:, :], at[:, 4:], past_key_values=prefix.past_key_values)
+            torch.testing.assert_close(rest.last_hidden_state, wanted[:, 4:])
+
+
+def test_an_adaptive_norm_scales_shifts_and_gates() -> None:
+    from policy_node.pi_gemma import AdaptiveNorm, gated_residual
+
+    norm = AdaptiveNorm(3, 1e-6, 2)
+    with torch.no_grad():
+        norm.dense.weight.normal_()
+        hidden, cond = torch.randn(2, 4, 3), torch.randn(2, 2)
+        out, gate = norm(hidden, cond)
+        assert gate is not None
+        for row in range(2):
+            numbers = norm.dense.weight @ cond[row] + norm.dense.bias
+            for token in range(4):
+                one = hidden[row, token]
+                by_hand = one / (one.square().mean() + 1e-6).sqrt() * (1 + numbers[:3]) + numbers[3:6]
+                torch.testing.assert_close(out[row, token], by_hand)
+                torch.testing.assert_close(gated_residual(hidden, out, gate)[row, token], one + by_hand * numbers[6:])
+
+
+@pytest.mark.parametrize("kind", PI)
+def test_a_flow_step_is_what_its_own_training_sees(load: Load, kind: str) -> None:
+    """lerobot trains in one pass over all and acts from a cache. From noise N to a chunk x in one step the velocity is N - x, and the loss
+    at flow time 1 for wanted actions A is the square of N - A less that."""
+    policy = load(kind, settings={"num_inference_steps": 1})
+    images, state = seen(2)
+    batch = policy._before(policy._batch(images, state, ["put it down", "go"]))
+    pictures, masks = policy.network._preprocess_images(batch)
+    words = batch["observation.language.tokens"], batch["observation.language.attention_mask"]
+    rest = (policy.network.prepare_state(batch),) if kind == "pi0" else ()
+    noise, actions = torch.randn(2, 6, 12), torch.randn(2, 6, 12)
+    with torch.no_grad():
+        chunk = policy.network.model.sample_actions(pictures, masks, *words, *rest, noise=noise)
+        loss = policy.network.model(pictures, masks, *words, *rest, actions, noise=noise, time=torch.ones(2))
+    torch.testing.assert_close(loss, (actions - chunk).square(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -234,10 +299,12 @@ def test_losses_are_each_decision_s_own_and_descent_lowers_them(load: Load, kind
     assert not policy.network.training
 
 
-def test_bfloat16_is_near_float32(load: Load) -> None:
+@pytest.mark.parametrize("kind, given", [("smolvla", {}), ("pi05", {}), ("pi0", {}), ("pi05", {"settings": {"dtype": "bfloat16"}})])
+def test_bfloat16_is_near_float32(load: Load, kind: str, given: dict[str, Any]) -> None:
+    """Mixed with float32; and as pi's own setting, by which weights are of fewer bits."""
     chunks = []
-    for dtype in ("float32", "bfloat16"):
-        policy = load("smolvla", dtype=dtype)
+    for extra in ({}, {"dtype": "bfloat16"} if not given else given):
+        policy = load(kind, **extra)
         policy.reset("go", 0, "greedy")
         chunks.append(policy.act(observation()).actions)
     assert 0 < np.abs(chunks[0] - chunks[1]).max() < 0.2

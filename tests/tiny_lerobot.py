@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from policy_node.lerobot_import import lerobot
+from policy_node.lerobot_import import lerobot, pi
 
 JOINTS = 8
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -23,15 +24,44 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "chunk_size": 6, "n_action_steps": 4, "max_state_dim": 12, "max_action_dim": 12, "resize_imgs_with_padding": (32, 32),
         "num_vlm_layers": 2, "num_steps": 2, "tokenizer_max_length": 24,
     },
+    "pi0": {"chunk_size": 6, "n_action_steps": 4, "max_state_dim": 12, "max_action_dim": 12, "image_resolution": (28, 28),
+            "num_inference_steps": 2, "tokenizer_max_length": 24},
 }  # fmt: skip
+SETTINGS["pi05"] = {**SETTINGS["pi0"], "tokenizer_max_length": 96}
 
 
 def statistics(size: int) -> dict[str, dict[str, torch.Tensor]]:
     """Of a data set: what normalisation makes of actions must be seen to be undone."""
     spread = torch.linspace(0.2, 0.9, size)
-    one = {"mean": 0.1 * torch.arange(size), "std": spread, "min": -spread, "max": 2 * spread}
+    one = {"mean": 0.1 * torch.arange(size), "std": spread, "min": -spread, "max": 2 * spread, "q01": -spread, "q99": 2 * spread}
     picture = {name: torch.full((3, 1, 1), value) for name, value in (("mean", 0.4), ("std", 0.3), ("min", 0.0), ("max", 1.0))}
     return {"action": one, "observation.state": one, "observation.images.top": picture, "observation.images.wrist": picture}
+
+
+def small_pi() -> None:
+    """pi0 and pi0.5 know no sizes but those of 2 and 0.3 billion parameters; from here on this process builds them smaller."""
+    from transformers import CONFIG_MAPPING, PaliGemmaConfig
+
+    def paligemma() -> PaliGemmaConfig:
+        width = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
+        return PaliGemmaConfig(vision_config={"model_type": "siglip_vision_model", **width, "patch_size": 14, "vision_use_head": False})
+
+    for kind in ("pi0", "pi05"):
+        module = lerobot(f"policies.{kind}.modeling_{kind}")
+        module.CONFIG_MAPPING = {"paligemma": paligemma, "gemma": CONFIG_MAPPING["gemma"]}
+        module.get_gemma_config = lambda _, make=module.GemmaConfig: make(16, 2, 32, 8, 1, 4)
+
+
+def publish(file: Path) -> None:
+    """Under the names that pi0's published checkpoints have: of transformers 4, with the heads that nobody uses."""
+    from safetensors.torch import load_file, save_file
+
+    at, kept = "model.paligemma_with_expert", {}
+    for name, value in load_file(file).items():
+        kept[name.replace("vision_tower.", "vision_tower.vision_model.")] = value
+    kept[f"{at}.paligemma.lm_head.weight"] = kept.pop(f"{at}.paligemma.model.language_model.embed_tokens.weight")
+    kept[f"{at}.gemma_expert.lm_head.weight"] = torch.zeros(4, 16)
+    save_file(kept, file)
 
 
 def save(kind: str, folder: Path, vlm: Path | None = None) -> Path:
@@ -45,17 +75,23 @@ def save(kind: str, folder: Path, vlm: Path | None = None) -> Path:
         input_features=pictures | {"observation.state": types.PolicyFeature(types.FeatureType.STATE, (JOINTS,))},
         output_features={"action": types.PolicyFeature(types.FeatureType.ACTION, (JOINTS,))},
         **SETTINGS[kind],
-        **({"vlm_model_name": str(vlm)} if vlm else {}),
+        **({"vlm_model_name": str(vlm)} if vlm and kind == "smolvla" else {}),
     )
     torch.manual_seed(0)
-    policy = factory.get_policy_class(kind)(config)
+    policy = (pi(kind) if kind.startswith("pi") else factory.get_policy_class(kind))(config)
     with torch.no_grad():
         for name, value in policy.named_parameters():
             if value.ndim > 1 and "backbone" not in name:
                 value.mul_(2)  # else random policies hardly mind what they see
     policy.save_pretrained(folder)
-    for pipeline in factory.make_pre_post_processors(config, dataset_stats=statistics(JOINTS)):
-        pipeline.save_pretrained(folder)
+    if kind.startswith("pi"):
+        publish(folder / "model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:  # its tokenizer's name is in its code
+        tokenizer = lerobot("processor.tokenizer_processor").AutoTokenizer
+        own = tokenizer.from_pretrained
+        patch.setattr(tokenizer, "from_pretrained", lambda name, **given: own(str(vlm) if kind.startswith("pi") else name, **given))
+        for pipeline in factory.make_pre_post_processors(config, dataset_stats=statistics(JOINTS)):
+            pipeline.save_pretrained(folder)
     return folder
 
 

@@ -8,6 +8,7 @@ What is put right, each where it is needed only:
 - torchvision from PyPI is linked to torch's CUDA build; beside the CPU build its compiled operators are missing, and importing it fails at
   the first of them. Nothing here calls them: they are declared, without a body.
 - lerobot 0.4 imports all its policies to import one, and GR00T's dataclass is none for transformers 5. An empty one stands in for it.
+- lerobot 0.4 builds pi0 and pi0.5 of a patched transformers 4.53. What the patch changed is in pi_gemma.py, and stands in for it there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FOLDER = Path(sys.prefix) / "lerobot"
 _OPERATORS = ("nms", "qnms")
 _DECIDED = "transformers.models.auto.image_processing_auto"
 _GROOT = "lerobot.policies.groot"
+_CHECK = "transformers.models.siglip.check"
 _KEPT: list[Any] = []  # torch forgets operators with the library object that declared them
 
 
@@ -38,6 +40,27 @@ def lerobot(module: str) -> Any:
         return import_module(f"lerobot.{module}")
     except ImportError as error:
         raise ConfigError(f"lerobot cannot be imported ({first_line(error)}): run `make setup`, or pip install lerobot==0.4.4") from error
+
+
+def pi(kind: str) -> Any:
+    """The class of the policy `pi0` or `pi05`, built of pi_gemma.py where this lerobot asks for a patched transformers."""
+    module = lerobot(f"policies.{kind}.modeling_{kind}")
+    if version("lerobot").startswith("0.4."):
+        from transformers.models.gemma import modeling_gemma as gemma
+
+        from policy_node import pi_gemma
+
+        check = types.ModuleType(_CHECK)
+        check.check_whether_transformers_replace_is_installed_correctly = lambda: True  # type: ignore[attr-defined]
+        sys.modules[_CHECK] = check
+        import_module(_CHECK.rpartition(".")[0]).check = check  # type: ignore[attr-defined]
+        module.PaliGemmaForConditionalGeneration, module.GemmaForCausalLM = pi_gemma.VisionLanguage, pi_gemma.Expert
+        module.modeling_gemma = types.SimpleNamespace(
+            apply_rotary_pos_emb=gemma.apply_rotary_pos_emb,
+            eager_attention_forward=gemma.eager_attention_forward,
+            _gated_residual=pi_gemma.gated_residual,
+        )
+    return getattr(module, f"{kind.upper()}Policy")
 
 
 def _prepare() -> None:

@@ -14,8 +14,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +22,7 @@ import torch
 
 from policy_node.adapting import Trained, TrainedConfig
 from policy_node.convention import Convention, ConventionConfig, Resize, chosen_cameras, first_line, names, resized
-from policy_node.lerobot_import import lerobot
+from policy_node.lerobot_import import lerobot, pi
 from whetstone.config import config_hash, parse, source_of
 from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec
 from whetstone.errors import AssetError, ConfigError, InputError
@@ -36,8 +34,8 @@ _SOURCE = "config/policies/lerobot.yaml"
 _STATE, _ACTION, _IMAGES = "observation.state", "action", "observation.images."
 _OWN_RESIZING = ("resize_imgs_with_padding", "image_resolution")
 """Settings of policies that take images of any size."""
-_PATCHED = ("pi0", "pi05")
-_KINDS = ("act", "diffusion", "smolvla", *_PATCHED)
+_PI = ("pi0", "pi05")
+_KINDS = ("act", "diffusion", "smolvla", *_PI)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +43,8 @@ class LeRobotConfig(ConventionConfig):
     """path: folder, or name on the model hub (needs the network once). cameras: camera of the profile -> feature of the policy; empty:
     those of equal names. resize: images to the size in the policy's configuration, where the policy does not do that itself. execute: rows
     run before the next inference; empty: the policy's n_action_steps. settings: of the policy's own configuration, changed, e.g. num_steps.
-    vlm: SmolVLA's, folder with configuration and processor; empty: the name in the policy's configuration. dtype: bfloat16: mixed with
+    vlm: SmolVLA's, folder with configuration and processor, or pi0's and pi0.5's, folder with PaliGemma's tokenizer; empty: the name in the
+    policy's own files. dtype: bfloat16: mixed with
     float32. trained: see TrainedConfig; empty: nothing is."""
 
     plugin: str = "lerobot"
@@ -83,14 +82,8 @@ class LeRobotPolicy:
             for camera, feature in self._cameras.items()
         }
         factory = lerobot("policies.factory")
-        if kind in _PATCHED and version("lerobot").startswith("0.4.") and find_spec("transformers.models.siglip.check") is None:
-            raise AssetError(
-                f"{source}: '{folder}' is a {kind}: lerobot {version('lerobot')} needs a patched transformers for it (it imports "
-                "transformers.models.siglip.check); serve it from an environment with a newer lerobot and use policy:=remote "
-                "(docs/policies.md)"
-            )
         with loading(folder):
-            self.network = _load(factory.get_policy_class(kind), settings, folder, device)
+            self.network = _load(pi(kind) if kind in _PI else factory.get_policy_class(kind), settings, folder, device)
             overrides: dict[str, Any] = {"device_processor": {"device": device}}
             if "tokenizer_processor" in _steps(folder) and config.vlm:
                 overrides["tokenizer_processor"] = {"tokenizer_name": str(Path(config.vlm).expanduser())}
@@ -151,9 +144,10 @@ class LeRobotPolicy:
         if hasattr(settings, "do_mask_loss_for_padding"):
             settings.do_mask_loss_for_padding = True
         if self.config.vlm:
-            if not hasattr(settings, "vlm_model_name"):
-                raise ConfigError(f"{source}: key 'vlm' is for SmolVLA; this policy is of type '{settings.type}'")
-            settings.vlm_model_name = str(Path(self.config.vlm).expanduser())
+            if hasattr(settings, "vlm_model_name"):
+                settings.vlm_model_name = str(Path(self.config.vlm).expanduser())
+            elif settings.type not in _PI:
+                raise ConfigError(f"{source}: key 'vlm' is for SmolVLA, pi0 and pi0.5; this policy is of type '{settings.type}'")
 
     def _matched(self, features: dict[str, Any], profile: RobotProfile, folder: Path, source: str) -> dict[str, str]:
         """Camera of the profile -> feature of the policy. Raises ConfigError naming both sides where they do not go together."""
@@ -297,13 +291,17 @@ def _folder(path: str | None, source: str) -> Path:
 def _load(kind: Any, settings: Any, folder: Path, device: str) -> Any:
     """The policy with the folder's weights. RuntimeError naming the first tensor that is missing."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_model
+    from safetensors.torch import load_file, load_model
 
-    if kind.from_pretrained.__func__ is not lerobot("policies.pretrained").PreTrainedPolicy.from_pretrained.__func__:
-        return kind.from_pretrained(folder, config=settings, strict=True)  # it renames tensors
     policy = kind(settings)
     try:
-        missing, unknown = load_model(policy, folder / "model.safetensors", strict=False, device=device)
+        if settings.type in _PI:  # lerobot's own way of loading these takes a file that does not fit for no file, and goes on
+            from policy_node.pi_gemma import published
+
+            weights = published(load_file(folder / "model.safetensors", device=device), set(policy.state_dict()))
+            missing, unknown = policy.load_state_dict(weights, strict=False)
+        else:
+            missing, unknown = load_model(policy, folder / "model.safetensors", strict=False, device=device)
     except SafetensorError as error:
         raise OSError(f"model.safetensors: {error}") from error
     if missing:
