@@ -19,9 +19,9 @@ from std_msgs.msg import Float64MultiArray
 from whetstone_msgs.msg import Episode
 from whetstone_msgs.srv import ResetScene
 
-from policy_node.commands import arm_command, gripper_action_type
 from robot_bringup.set_points import controller
 from whetstone import config
+from whetstone.commands import arm_command, gripper_action_type
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, joints_qos, to_ns
 

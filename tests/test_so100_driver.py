@@ -21,10 +21,10 @@ from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from policy_node.commands import TrajectoryCommand, gripper_goal
 from robot_bringup.so100.calibration import RAD_PER_TICK, Calibration, Converter, JointCalibration, save_calibration
 from robot_bringup.so100.emulated_bus import EmulatedBus
 from robot_bringup.so100.settings import load_settings
+from whetstone.commands import TrajectoryCommand, gripper_goal
 from whetstone.config import find
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, STATE, joints_qos, to_ns

@@ -19,9 +19,9 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Command, Episode, Watchdog
 
-from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from policy_node.watchdog import set_points
 from policy_node.watchdog_node import UNNAMED
+from whetstone.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from whetstone.config import find
 from whetstone.images import to_message
 from whetstone.kinematics import ForwardKinematics

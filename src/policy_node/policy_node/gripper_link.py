@@ -12,7 +12,7 @@ from rclpy.action import ActionClient
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from policy_node.commands import gripper_action_type, gripper_goal, gripper_message
+from whetstone.commands import gripper_action_type, gripper_goal, gripper_message
 from whetstone.profile import RobotProfile
 from whetstone.ros import COMMAND
 

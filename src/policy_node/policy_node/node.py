@@ -25,7 +25,6 @@ from whetstone_msgs.msg import Guard as GuardMessage
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
 from policy_node.action_space import ActionConverter, Converted
-from policy_node.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from policy_node.execution import ChunkExecution
 from policy_node.gripper_link import gripper_link
 from policy_node.pace import Pace
@@ -33,6 +32,7 @@ from policy_node.teleoperation import Teleoperation
 from policy_node.weights import WeightsReceiver
 from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
+from whetstone.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from whetstone.contracts import Chunk, InpaintingPolicy, Observation, Policy, PolicyMode, Underway
 from whetstone.errors import ConfigError, InputError, PeerError
 from whetstone.gripper import GripperTrigger

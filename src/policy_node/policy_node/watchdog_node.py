@@ -5,7 +5,7 @@ go stale, the robot is in a mode that does not take commands, somebody else comm
 itself and lets nothing through until a human calls watchdog/release. If it dies itself, no command reaches the arm any more. Real time
 only: a simulator that waits for each command cannot run away. What it judges by: watchdog.py.
 
-The policy speaks of joints here whatever the driver takes; what was judged is said again in the driver's own words (commands.py), so
+The policy speaks of joints here whatever the driver takes; what was judged is said again in the driver's own words (whetstone.commands), so
 nothing that was not judged goes through. To a driver that draws no way to a target the brake is a row of set-points, one a control period.
 """
 
@@ -25,8 +25,8 @@ from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Command, Episode
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
-from policy_node.commands import ARM_COMMAND, arm_command
 from policy_node.watchdog import LOOKS, MODE, POLICY, Watchdog, braking, set_points
+from whetstone.commands import ARM_COMMAND, arm_command
 from whetstone.errors import ConfigError
 from whetstone.profile import DriverMode, load_profile
 from whetstone.ros import (

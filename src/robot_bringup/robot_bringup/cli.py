@@ -34,6 +34,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
   whetstone calibrate name:=value ...                   fit the map from a reward model's own figure to progress
+  whetstone conform name:=value ...                     check a running robot or simulator against its profile
   whetstone calibrate-arm name:=value ...               show our driver of a SO-100 what its servos' ticks mean
   whetstone assets name:=value ...                      make base policies and reward models again from nothing
 """
@@ -71,6 +72,7 @@ def _main(words: list[str]) -> int:
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
         "calibrate": lambda rest: _module("reward_node.calibration", rest),
+        "conform": lambda rest: _module("robot_bringup.conformance", rest),
         "calibrate-arm": _calibrate_arm,
     }
     name, *rest = words

@@ -1,7 +1,7 @@
 """Commands in the words of the robot's driver.
 
 Role: turns joint targets into the message that the profile's driver takes, one class per `command.kind`; what a gripper is told as well.
-(When a gripper goal is due says whetstone.gripper.) Builds messages, does not send them; depends on message packages, not on rclpy.
+(When a gripper goal is due says gripper.py.) Builds messages, does not send them; depends on message packages, not on rclpy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from whetstone.profile import RobotProfile
 
 NANOSECONDS = 1_000_000_000
 ARM_COMMAND = "policy/arm_command"
-"""Where the policy's commands go when the watchdog (watchdog_node.py) stands before the driver: JointTrajectory, whatever the driver takes,
-so that the watchdog judges joints."""
+"""Where the policy's commands go when the watchdog (policy_node/watchdog_node.py) stands before the driver: JointTrajectory, whatever the
+driver takes, so that the watchdog judges joints."""
 
 
 class ArmCommand(Protocol):

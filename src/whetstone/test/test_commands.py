@@ -16,7 +16,7 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from policy_node.commands import arm_command, gripper_goal, gripper_message
+from whetstone.commands import arm_command, gripper_goal, gripper_message
 from whetstone.gripper import GripperTrigger
 from whetstone.kinematics import robot_file
 from whetstone.profile import load_profile
