@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from policy_node.action_space import ActionConverter
 from policy_node.openvla import ActionTokens, OpenVLAPolicy, rpy_of_vector, vector_of_rpy
 from policy_node.prismatic import vision_of
 from robot_bringup.offline import run_episode
 from robot_bringup.sim.simulation import Simulation
+from whetstone.action_space import ActionConverter
 from whetstone.config import load_yaml, root
 from whetstone.contracts import Chunk, FlowPolicy, ImitationPolicy, Observation, Policy
 from whetstone.errors import AssetError, ConfigError

@@ -24,7 +24,6 @@ from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
-from policy_node.action_space import ActionConverter, Converted
 from policy_node.execution import ChunkExecution
 from policy_node.gripper_link import gripper_link
 from policy_node.pace import Pace
@@ -32,6 +31,7 @@ from policy_node.teleoperation import Teleoperation
 from policy_node.weights import WeightsReceiver
 from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
+from whetstone.action_space import ActionConverter, Converted
 from whetstone.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from whetstone.contracts import Chunk, InpaintingPolicy, Observation, Policy, PolicyMode, Underway
 from whetstone.errors import ConfigError, InputError, PeerError

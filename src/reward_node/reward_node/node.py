@@ -14,10 +14,11 @@ from typing import Literal
 import numpy as np
 
 from reward_node.stream import RobotStream, StreamSettings
-from reward_node.worker import FrameSet, Job, Worker
+from reward_node.worker import Job, Worker
 from whetstone.config import find, show
 from whetstone.contracts import PROPRIOCEPTION, RewardModel, RewardSample
 from whetstone.errors import ConfigError, InputError
+from whetstone.frame_sets import FrameSet
 from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
 from whetstone.ros import WhetstoneNode, run_node
@@ -134,7 +135,7 @@ class RewardNode(WhetstoneNode[Parameters]):
     def _work(self, jobs: list[Job]) -> None:
         """At most one job of each robot."""
         try:
-            ready: list[tuple[Job, FrameSet, dict[str, np.ndarray]]] = []
+            ready: list[tuple[Job, FrameSet[bytes], dict[str, np.ndarray]]] = []
             for job in jobs:
                 stream = self.streams[job.robot]
                 if job.frames is None:
@@ -150,7 +151,7 @@ class RewardNode(WhetstoneNode[Parameters]):
         except Exception as error:
             self.fail(error)
 
-    def _score(self, ready: list[tuple[Job, FrameSet, dict[str, np.ndarray]]]) -> list[RewardSample | None]:
+    def _score(self, ready: list[tuple[Job, FrameSet[bytes], dict[str, np.ndarray]]]) -> list[RewardSample | None]:
         models = [self.streams[job.robot].model for job, *_ in ready]
         if len(ready) > 1 and (together := getattr(models[0], "observe_together", None)) is not None:
             return together(models, [images for *_, images in ready], [frames.stamp for _, frames, _ in ready])

@@ -14,10 +14,10 @@ import numpy as np
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from whetstone_msgs.msg import Episode, Reward
 
-from reward_node.worker import FrameSet, Job, Worker
+from reward_node.worker import Job, Worker
 from whetstone.contracts import PROPRIOCEPTION, REWARD_VALUES, RewardModel, RewardSample
 from whetstone.errors import InputError
-from whetstone.images import check_size, to_array
+from whetstone.frame_sets import FrameSet, FrameSets, decoded, parts_of
 from whetstone.profile import RobotProfile
 from whetstone.ros import (
     EPISODE,
@@ -64,6 +64,7 @@ class RobotStream:
         self.arrived: dict[str, float] = {}
         self.lost: set[str] = set()
         self.warned = 0.0
+        self.sets: FrameSets[bytes] = FrameSets(parts_of(model.needs), profile.rate, model.needs.every)
         self.scoring, self.refused = "", ""  # of the worker's thread
         self.early: dict[str, dict[int, bytes]] = {}
         self._forget()
@@ -118,8 +119,7 @@ class RobotStream:
 
     def _forget(self) -> None:
         """Forget frames and scores of the last episode."""
-        self.pending: dict[int, FrameSet] = {}
-        self.done = -1
+        self.sets.begin(to_ns(self.episode.start) if self.episode is not None else 0)
         self.newest: dict[str, int] = {}
         self.last: Reward | None = None
 
@@ -130,6 +130,7 @@ class RobotStream:
         if self.worker is None:
             return
         if episode.phase == Episode.PHASE_RUNNING:
+            self.sets.start = to_ns(episode.start)
             # The same id again: it was paused and goes on, or is told something else.
             if episode.episode_id != self.begun:
                 self._begin(episode)
@@ -175,7 +176,7 @@ class RobotStream:
             self.count("invalid", 1)
             return
         episode = self.episode
-        if episode is None or episode.phase != Episode.PHASE_RUNNING or not 0 <= self._index(episode, stamp) <= episode.max_steps:
+        if episode is None or episode.phase != Episode.PHASE_RUNNING or not 0 <= self.sets.index(stamp) <= episode.max_steps:
             # The images' topic and the episode's are not ordered: this may be the first frame of an episode to come.
             kept = self.early.setdefault(part, {})
             kept[stamp] = data
@@ -199,39 +200,23 @@ class RobotStream:
     def _without(self, part: str, when: str) -> str:
         return f"joint states: none {when}" if part == PROPRIOCEPTION else f"camera '{part}': no image {when}"
 
-    def _index(self, episode: Episode, stamp: int) -> int:
-        """Control step of a stamp within the episode."""
-        return round((stamp - to_ns(episode.start)) * self.profile.rate / 1e9)
-
     def _take(self, episode: Episode, part: str, stamp: int, data: bytes) -> None:
         """A part of a frame set of the running episode."""
-        index = self._index(episode, stamp)
         if stamp == self.newest.get(part) and self.last is not None and not self.settings.realtime:
             # A simulator that waits says its frame again: perhaps it is the score that it missed.
             self.rewards.publish(self.last)
         self.newest[part] = stamp
-        due = episode.mode != Episode.MODE_EVALUATE and index % self.model.needs.every == 0
-        if not due or index < 0 or index <= self.done:
+        joined = self.sets.take(part, stamp, data) if episode.mode != Episode.MODE_EVALUATE else None
+        if joined is None or not joined.due:
             self.count("not_due", 1)
             return
-        frames = self.pending.setdefault(index, FrameSet())
-        frames.parts[part] = data
-        first = self.model.needs.cameras[0]
-        if part == first or not frames.stamp:
-            frames.stamp = stamp
-        if len(frames.parts) == len(self.topics):
-            self._complete(episode, index)
+        for frames in joined.given_up:
+            self._refuse(frames)
+        if joined.whole is not None:
+            joined.whole.arrived = time.monotonic()
+            self._give(episode, joined.whole)
 
-    def _complete(self, episode: Episode, index: int) -> None:
-        """Hand this frame set to the worker; older ones that are not complete never will be."""
-        for older in sorted(key for key in self.pending if key < index):
-            self._refuse(self.pending.pop(older))
-        frames = self.pending.pop(index)
-        frames.arrived = time.monotonic()
-        self.done = index
-        self._give(episode, frames)
-
-    def _give(self, episode: Episode, frames: FrameSet | None) -> None:
+    def _give(self, episode: Episode, frames: FrameSet[bytes] | None) -> None:
         assert self.worker is not None
         job = Job(self.settings.index, episode.episode_id, episode.instruction, int(episode.seed), frames)
         self.count("dropped", self.worker.give(job))
@@ -242,10 +227,8 @@ class RobotStream:
             return
         if self.settings.realtime and self.episode is not None and self.episode.phase == Episode.PHASE_RUNNING:
             self._watch(self.episode)
-        old = time.monotonic() - self.settings.patience
-        for index in sorted(key for key, frames in self.pending.items() if frames.arrived < old):
-            self.done = max(self.done, index)
-            self._refuse(self.pending.pop(index))
+        for frames in self.sets.give_up(time.monotonic() - self.settings.patience):
+            self._refuse(frames)
 
     def _watch(self, episode: Episode) -> None:
         """Once every `patience` seconds: an invalid score while a camera that gave images, or joint states, give none."""
@@ -263,8 +246,8 @@ class RobotStream:
         sample = RewardSample(stamp, valid=False, reason=self._without(name, f"for {silent[name]:.1f} s"))
         self.publish(episode.episode_id, sample, now)
 
-    def _refuse(self, frames: FrameSet) -> None:
-        missing = next(name for name in self.topics if name not in frames.parts)
+    def _refuse(self, frames: FrameSet[bytes]) -> None:
+        missing = self.sets.missing(frames)
         assert self.episode is not None
         sample = RewardSample(frames.stamp, valid=False, reason=self._without(missing, "of this step"))
         self.publish(self.episode.episode_id, sample, frames.arrived)
@@ -284,18 +267,14 @@ class RobotStream:
             self.refused = str(error)
         self.scoring = job.episode_id
 
-    def decode(self, frames: FrameSet) -> dict[str, np.ndarray]:
+    def decode(self, frames: FrameSet[bytes]) -> dict[str, np.ndarray]:
         """What the model is shown. InputError where a part cannot be read, or the instruction was refused."""
-        height, width = self.model.needs.image_size
         if self.refused:
             raise InputError(self.refused)
-        images = {}
-        for name in self.model.needs.cameras:
-            images[name] = check_size(to_array(deserialize(frames.parts[name], self.image_type), name), height, width, name)
-        if PROPRIOCEPTION in frames.parts:
-            joints = deserialize(frames.parts[PROPRIOCEPTION], JointState)
-            images[PROPRIOCEPTION] = self.profile.proprioception(list(joints.name), joints.position)
-        return images
+        messages = {
+            name: deserialize(data, JointState if name == PROPRIOCEPTION else self.image_type) for name, data in frames.parts.items()
+        }
+        return decoded(messages, self.model.needs.cameras, self.model.needs.image_size, self.profile)
 
     def publish(self, episode_id: str, sample: RewardSample, taken: float) -> None:
         latency = time.monotonic() - taken

@@ -6,18 +6,10 @@ Role: keeps the model's time away from the node's executor. Knows nothing of ROS
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-
-@dataclass
-class FrameSet:
-    """Serialised messages of one control step: the images by their cameras' names, and the joint states."""
-
-    parts: dict[str, bytes] = field(default_factory=dict)
-    stamp: int = 0
-    arrived: float = field(default_factory=time.monotonic)
+from whetstone.frame_sets import FrameSet
 
 
 @dataclass(frozen=True)
@@ -28,7 +20,7 @@ class Job:
     episode_id: str
     instruction: str
     seed: int
-    frames: FrameSet | None
+    frames: FrameSet[bytes] | None
 
 
 class Worker:

@@ -15,13 +15,13 @@ from hypothesis.extra import numpy as hnp
 
 from reward_node.calibration.__main__ import main
 from reward_node.calibration.fit import fit, isotonic
-from reward_node.metrics import expected_calibration_error
 from reward_node.signals import total
 from whetstone import calibration as maps
 from whetstone.calibration import CalibratedReward
 from whetstone.config import find, load_yaml
 from whetstone.contracts import Provenance, RewardSample
 from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.metrics import expected_calibration_error
 from whetstone.profile import load_profile
 from whetstone.rewards import build, load_reward
 

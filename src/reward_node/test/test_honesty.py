@@ -12,7 +12,7 @@ import pytest
 
 from reward_node import card
 from reward_node.honesty import __main__ as command
-from reward_node.honesty.clips import Clip, backwards, clip_of, noisy_still, other_instructions, still, swapped, under
+from reward_node.honesty.clips import Clip, backwards, clip_of, noisy_still, still, under
 from reward_node.honesty.figures import end, figures
 from reward_node.honesty.judging import evaluate, rows_of
 from reward_node.honesty.playing import Curve, Played, play, play_with_controls
@@ -20,6 +20,7 @@ from reward_node.honesty.report import table
 from reward_node.signals import total
 from whetstone.completion import Completion
 from whetstone.contracts import PROPRIOCEPTION, Provenance, RewardNeeds, RewardSample
+from whetstone.controls import other_instructions, swapped
 from whetstone.demonstrations import load_demonstrations, save_demonstration
 from whetstone.errors import InputError
 

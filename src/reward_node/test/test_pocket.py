@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reward_node.honesty.clips import swapped
 from reward_node.pocket import language, train, wordings
 from reward_node.pocket import model as pocket
 from reward_node.pocket.model import PLACE, PocketFrames, PocketVLM, Projector, ProjectorSize
@@ -19,6 +18,7 @@ from reward_node.vlm.prefix import Branch, Prefix, from_scratch
 from reward_node.vlm.random_models import tokenizer
 from whetstone.assets import asset_path
 from whetstone.config import load_yaml, root
+from whetstone.controls import swapped
 from whetstone.demonstrations import STATE_NAMES, save_demonstration
 from whetstone.errors import AssetError, InputError
 from whetstone.vision import VisionEncoder

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_node.metrics import expected_calibration_error, ranks, roc_auc, value_order_correlation
 from reward_node.signals import contrastive, recent_window, total, uniform_window
+from whetstone.metrics import expected_calibration_error, ranks, roc_auc, value_order_correlation
 
 
 def test_ranks_share_ties() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from reward_node.worker import FrameSet, Job, Worker
+from reward_node.worker import Job, Worker
+from whetstone.frame_sets import FrameSet
 
 Log = list[list[tuple[int, int | None]]]
 

@@ -11,7 +11,7 @@ by 257; depth (16UC1: mm, 32FC1: m, REP 118) becomes grey, 1 cm to a level, whit
 from __future__ import annotations
 
 import array
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -95,6 +95,24 @@ def check_size(image: np.ndarray, height: int, width: int, camera: str) -> np.nd
     if image.shape[:2] != (height, width):
         raise InputError(f"camera '{camera}': image is {image.shape[1]}x{image.shape[0]}, but {width}x{height} is needed")
     return image
+
+
+Resize = Literal["no", "stretch", "crop"]
+"""What is done with an image of another size: nothing, it is scaled, or its middle is cut out in the wanted proportions and scaled."""
+
+
+def fitted(image: np.ndarray, height: int, width: int, camera: str, resize: Resize = "no") -> np.ndarray:
+    """The image as (height, width, 3). Raises InputError as check_size, where it must not be resized."""
+    if resize == "no" or image.shape[:2] == (height, width):
+        return check_size(image, height, width, camera)
+    import cv2
+
+    if resize == "crop":
+        scale = min(image.shape[0] / height, image.shape[1] / width)
+        inner_height, inner_width = round(height * scale), round(width * scale)
+        top, left = (image.shape[0] - inner_height) // 2, (image.shape[1] - inner_width) // 2
+        image = image[top : top + inner_height, left : left + inner_width]
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _from_image(message: Any) -> np.ndarray:

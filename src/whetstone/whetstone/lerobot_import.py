@@ -18,6 +18,7 @@ import numpy as np
 from whetstone.contracts import REWARD_VALUES, Rollout
 from whetstone.errors import InputError
 from whetstone.frames import encode
+from whetstone.images import Resize, fitted
 from whetstone.lerobot_dataset import DatasetReader
 from whetstone.lerobot_export import (
     ACTION,
@@ -60,7 +61,7 @@ class ImportOptions:
     execute: int = 8
     horizon: int = 16
     resample: bool = False
-    resize: Literal["no", "stretch", "crop"] = "no"
+    resize: Resize = "no"
     frames: Literal["decisions", "all"] = "decisions"
     sidecar: bool = True
     episodes: tuple[int, ...] | None = None
@@ -281,8 +282,6 @@ def _frames(
 
 
 def _sized(reader: DatasetReader, key: str, picture: np.ndarray, camera: str, profile: RobotProfile, options: ImportOptions) -> np.ndarray:
-    import cv2
-
     wanted = profile.camera(camera)
     height, width = picture.shape[:2]
     if (height, width) == (wanted.height, wanted.width):
@@ -290,9 +289,4 @@ def _sized(reader: DatasetReader, key: str, picture: np.ndarray, camera: str, pr
     if options.resize == "no":
         sizes = f"{width}x{height}, camera '{camera}' of {profile.name} is {wanted.width}x{wanted.height}"
         raise InputError(f"{reader.root}: {key} is {sizes}; resize:=crop cuts the middle out, resize:=stretch does not")
-    if options.resize == "crop":
-        scale = min(height / wanted.height, width / wanted.width)
-        inner_height, inner_width = round(wanted.height * scale), round(wanted.width * scale)
-        top, left = (height - inner_height) // 2, (width - inner_width) // 2
-        picture = picture[top : top + inner_height, left : left + inner_width]
-    return cv2.resize(np.ascontiguousarray(picture), (wanted.width, wanted.height), interpolation=cv2.INTER_AREA)
+    return fitted(picture, wanted.height, wanted.width, camera, options.resize)

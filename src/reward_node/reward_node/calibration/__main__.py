@@ -16,11 +16,11 @@ from reward_node.calibration.fit import fit
 from reward_node.episodes import labelled
 from reward_node.honesty.clips import clip_of
 from reward_node.honesty.playing import Played, play
-from reward_node.metrics import expected_calibration_error
 from whetstone import calibration as maps
 from whetstone.arguments import integer, parse_arguments, run, spelled
 from whetstone.config import find, load_yaml
 from whetstone.errors import InputError
+from whetstone.metrics import expected_calibration_error
 from whetstone.profile import load_profile
 from whetstone.rewards import KEY, load_reward, map_path
 

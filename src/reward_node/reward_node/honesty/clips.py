@@ -7,12 +7,12 @@ or ROS.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from whetstone import controls
 from whetstone.contracts import PROPRIOCEPTION, RewardNeeds
 from whetstone.demonstrations import Demonstration
 from whetstone.errors import InputError
@@ -22,8 +22,6 @@ Frames = list[dict[str, np.ndarray]]
 END = 0.5
 """Seconds at the end of a recording that show how it ended, whatever the interval between two scores. A simulated success is recorded
 for 0.6 s after it was reached."""
-_SWAPS = (("red", "blue"), ("left", "right"), ("open", "close"), ("up", "down"))
-"""Words whose exchange makes an instruction another one about the same scene."""
 
 
 @dataclass(frozen=True)
@@ -68,42 +66,24 @@ def clip_of(episode: Demonstration, needs: RewardNeeds, rate: float) -> Clip:
 
 def still(clip: Clip) -> Clip:
     """Its first frame, as often as it has frames: nothing was done."""
-    return replace(clip, frames=[clip.frames[0]] * len(clip.frames))
+    return _reordered(clip, controls.still(len(clip.frames)))
+
+
+def backwards(clip: Clip) -> Clip:
+    """Its frames in reverse, at the stamps of the original: what was done is undone."""
+    return _reordered(clip, controls.backwards(len(clip.frames)))
 
 
 def noisy_still(clip: Clip, random: np.random.Generator) -> Clip:
     """Its first frame under sensor noise of 3 grey levels, new in each."""
     first = clip.frames[0]
     cameras = [name for name in first if name != PROPRIOCEPTION]
-    return replace(clip, frames=[{**first, **{name: grainy(first[name], random) for name in cameras}} for _ in clip.frames])
-
-
-def backwards(clip: Clip) -> Clip:
-    """Its frames in reverse, at the stamps of the original: what was done is undone."""
-    return replace(clip, frames=clip.frames[::-1])
+    return replace(clip, frames=[{**first, **{name: controls.grainy(first[name], random) for name in cameras}} for _ in clip.frames])
 
 
 def under(clip: Clip, instruction: str) -> Clip:
     return replace(clip, instruction=instruction)
 
 
-def swapped(instruction: str) -> str | None:
-    """The instruction with its first pair of opposite words exchanged, None where it has none: the same scene, the wrong object."""
-    for one, other in _SWAPS:
-        words = {one: other, other: one}
-        changed = re.sub(rf"\b({one}|{other})\b", lambda match, words=words: words[match[0]], instruction)
-        if changed != instruction:
-            return changed
-    return None
-
-
-def other_instructions(task: str, instructions: Mapping[str, str], also_true: Mapping[str, Sequence[str]]) -> list[str]:
-    """Instructions that are certainly wrong for a task's clips. instructions: task -> its words; also_true: task -> tasks that may be
-    true of its clips too."""
-    excluded = (task, *also_true.get(task, ()))
-    return sorted({words for name, words in instructions.items() if name not in excluded and words != instructions[task]})
-
-
-def grainy(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The image with sensor noise of 3 grey levels."""
-    return np.clip(image + random.normal(0.0, 3.0, image.shape), 0, 255).astype(np.uint8)
+def _reordered(clip: Clip, order: Sequence[int]) -> Clip:
+    return replace(clip, frames=[clip.frames[index] for index in order])

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from reward_node.honesty.playing import Curve, Played
-from reward_node.metrics import expected_calibration_error, roc_auc, value_order_correlation
 from whetstone.completion import Completion, first_success
+from whetstone.metrics import expected_calibration_error, roc_auc, value_order_correlation
 
 Figure = tuple[float | None, str, int]
 """(value or None where there is nothing to compute it from, unit, number of what it is computed from)."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reward_node.honesty.clips import Clip, backwards, noisy_still, other_instructions, still, swapped, under
+from reward_node.honesty.clips import Clip, backwards, noisy_still, still, under
 from whetstone.contracts import RewardModel, RewardSample
+from whetstone.controls import other_instructions, swapped
 
 VALUES = ("raw", "progress", "completion", "contrastive")
 
@@ -60,7 +61,7 @@ def play(reward: RewardModel, clip: Clip, *, live: bool = True) -> Curve:
 def play_with_controls(
     reward: RewardModel, clip: Clip, instructions: Mapping[str, str], also_true: Mapping[str, Sequence[str]], random: np.random.Generator
 ) -> Played:
-    """A successful clip and all of its controls. instructions, also_true: see clips.other_instructions."""
+    """A successful clip and all of its controls. instructions, also_true: see whetstone.controls.other_instructions."""
     shown = {"static": still(clip), "noisy": noisy_still(clip, random), "reversed": backwards(clip)}
     words = swapped(clip.instruction)
     if words is not None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mujoco")
 
-from policy_node.action_space import ActionConverter, Converted
+from whetstone.action_space import ActionConverter, Converted
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import RobotProfile, load_profile
 
