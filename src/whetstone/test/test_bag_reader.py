@@ -178,6 +178,22 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def test_rows_on_the_page_that_a_sqlite3_file_was_cut_off_in_are_not_zeros(whole: dict[str, Path]) -> None:
+    """SQLite fills that page with zeros, and says nothing."""
+    told, read = messages(30), set[int]()
+    for length in range(8192, whole["sqlite3"].stat().st_size, 700):
+        try:
+            bag = open_bag(cut(whole["sqlite3"], length))
+        except InputError:
+            continue
+        with bag:
+            got = list(bag.messages())
+            check(bag, told[: len(got)])
+            assert bag.warnings
+            read.add(len(got))
+    assert len(read) > 3
+
+
 @pytest.mark.parametrize("kind", ["mcap", "one chunk", "ros1", "sqlite3"])
 @settings(max_examples=25)
 @given(st.floats(0, 1))

@@ -8,7 +8,6 @@ that overlap in time while they are read. Does not depend on rclpy.
 from __future__ import annotations
 
 import bz2
-import sqlite3
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import apsw
 import lz4.frame
 from backports import zstd
 from mcap import records as mcap_records
@@ -283,6 +283,36 @@ class ScannedRosbag1(_Scanned):
         return sorted(self._records(content), key=lambda record: record[1])
 
 
+class _WholePages(apsw.VFSFile):
+    """A database file without the page that it was cut off in: SQLite fills that with zeros and takes it for whole."""
+
+    def __init__(self, name: Any, flags: list[int]) -> None:
+        super().__init__("", name, flags)
+        self._pages = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
+
+    def xFileSize(self) -> int:
+        size = super().xFileSize()
+        header = super().xRead(18, 0) if self._pages and size >= 18 else b""
+        page = int.from_bytes(header[16:18], "big")  # 1 stands for 65536
+        return size - size % (65536 if page == 1 else page) if page else size
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        return super().xRead(amount, offset)[: max(0, self.xFileSize() - offset)] if self._pages else super().xRead(amount, offset)
+
+
+class _Vfs(apsw.VFS):
+    def __init__(self) -> None:
+        super().__init__(_VFS, "")
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
+        return _WholePages(name, flags)
+
+
+_VFS = "whetstone-whole-pages"
+_REGISTERED = _Vfs()
+"""Registered as long as there is a reference to it."""
+
+
 class ScannedSqlite(_Scanned):
     """A sqlite3 file row by row, in the order in which rows were written, up to the first that cannot be read."""
 
@@ -297,30 +327,30 @@ class ScannedSqlite(_Scanned):
                     self._know(key, Channel(topic, kind, texts.get(kind, NO_DEFINITION), "cdr" if form == "cdr" else "other"))
                 for row, key, time in database.execute("SELECT id, topic_id, timestamp FROM messages NOT INDEXED ORDER BY id"):
                     if not isinstance(time, int):
-                        raise sqlite3.DatabaseError(f"no whole row after {last}")
+                        raise apsw.CorruptError(f"no whole row after {last}")
                     if run and (time < run[-1][1] or len(run) >= _RUN):
                         self._add(run, partial(self._read_rows, first, last))
                         run = []
                     first = first if run else row
                     last = row
                     run.append((key, time))
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             self.warnings.append(f"{path.name}: cut off or damaged: {error}")
         self._add(run, partial(self._read_rows, first, last))
 
-    def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True)
+    def _open(self) -> apsw.Connection:
+        database = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY, vfs=_VFS)
         database.execute("PRAGMA writable_schema = ON")  # a file shorter than its header says is otherwise refused as a whole
         return database
 
-    def _texts(self, database: sqlite3.Connection) -> Iterator[tuple[str, MessageDefinition]]:
+    def _texts(self, database: apsw.Connection) -> Iterator[tuple[str, MessageDefinition]]:
         try:
             for kind, encoding, text in database.execute(
                 "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions"
             ):
                 if encoding in _DEFINITIONS:
                     yield kind, MessageDefinition(_DEFINITIONS[encoding], text)
-        except sqlite3.Error:  # bags before ROS 2 Iron have no such table
+        except apsw.Error:  # bags before ROS 2 Iron have no such table
             return
 
     def _read_rows(self, first: int, last: int) -> Iterator[tuple[int, int, bytes]]:
@@ -328,7 +358,7 @@ class ScannedSqlite(_Scanned):
             query = "SELECT topic_id, timestamp, data FROM messages WHERE id BETWEEN ? AND ? ORDER BY id"
             try:
                 yield from database.execute(query, (first, last))
-            except sqlite3.Error:
+            except apsw.Error:
                 self.warnings.append(f"{self.path.name}: rows between {first} and {last} are damaged")
 
 

@@ -72,7 +72,7 @@ def open_file(path: Path, unpacked: Callable[[], Path]) -> Storage:
         if kind == MCAP:
             indexed, metadata = _summary(path)
             storage = WholeFile(path, kind) if indexed else None
-        elif kind == ROS1 or not _beside(path):
+        elif kind == ROS1 or not (_beside(path) or _short(path)):
             storage = WholeFile(path, kind)
     except READ_ERRORS:
         storage = None
@@ -169,6 +169,16 @@ def _beside(path: Path) -> bool:
     """Whether the recorder of a sqlite3 file left a journal, which rosbags would not look at."""
     journal = path.with_name(path.name + "-wal")
     return journal.is_file() and journal.stat().st_size > 0
+
+
+def _short(path: Path) -> bool:
+    """Whether a sqlite3 file ends within a page, or before the last one that its header counts: SQLite may read zeros there."""
+    with path.open("rb") as file:
+        header = file.read(100)
+    page, size = int.from_bytes(header[16:18], "big"), path.stat().st_size
+    page = 65536 if page == 1 else page
+    counted = int.from_bytes(header[28:32], "big") if header[24:28] == header[92:96] else 0
+    return page < 512 or size % page != 0 or size < counted * page
 
 
 def _decompress(path: Path, folder: Path) -> Path:
