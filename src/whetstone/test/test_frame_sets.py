@@ -48,7 +48,7 @@ def test_what_waits_too_long_is_given_up_and_does_not_come_back() -> None:
 def test_messages_and_arrays_give_the_same() -> None:
     profile, image = robot(), picture(1, 8)
     joints = SimpleNamespace(name=["g", "b", "a"], position=[0.1, 0.5, -0.5])
-    message = SimpleNamespace(height=8, width=8, encoding="rgb8", step=24, data=image.tobytes())
+    message = SimpleNamespace(height=8, width=8, encoding="rgb8", is_bigendian=0, step=24, data=image.tobytes())
     seen = decoded({"front": message, PROPRIOCEPTION: joints}, ("front",), (8, 8), profile)
     again = decoded({"front": image, PROPRIOCEPTION: seen[PROPRIOCEPTION]}, ("front",), (8, 8), profile)
     assert np.array_equal(seen["front"], image) and np.array_equal(again["front"], image)
