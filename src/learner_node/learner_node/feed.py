@@ -10,29 +10,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool
 from whetstone_msgs.msg import Action, Command, Episode, Reward, Update
 
 from learner_node.durable import DurableRecorder
+from learner_node.hearing import Hearing
 from learner_node.journal import Done
 from learner_node.publisher import Options
-from learner_node.recorder import Decision, EpisodeInfo
 from learner_node.weights_topics import WeightsTopics
-from whetstone.contracts import REWARD_VALUES, PolicySpec, RewardSample, Rollout
+from whetstone.contracts import PolicySpec, Rollout
 from whetstone.profile import RobotProfile
 from whetstone.ros import EPISODE, EVENT, LATCHED, WhetstoneNode, camera_qos, deserialize, joints_qos, stamp_of_raw, to_ns, to_stamp
 
 SETTLING = 1.0
 """Seconds from when all publishers are known here: on a busy machine it takes them as long to know of us."""
-_OUTCOMES = {
-    Episode.OUTCOME_UNKNOWN: "aborted",
-    Episode.OUTCOME_SUCCESS: "success",
-    Episode.OUTCOME_FAILURE: "failure",
-    Episode.OUTCOME_TIMEOUT: "timeout",
-    Episode.OUTCOME_ABORTED: "aborted",
-}
 
 
 class RobotFeed:
@@ -59,9 +51,12 @@ class RobotFeed:
         self.namespace, self.recorder = namespace, recorder
         self.asked: int | None = None
         self.over = False
-        self._starts: dict[str, int] = {}
-        """Episode -> robot time, ns, at which it began to run."""
-        self._profile, self._spec, self._known, self._log = profile, spec, known, node.get_logger()
+        self._profile, self._spec, self._log = profile, spec, node.get_logger()
+
+        def wanted(message: Any) -> bool:
+            return message.mode == Episode.MODE_TRAIN and not known(self._id(message.episode_id), message.iteration)
+
+        self._hearing = Hearing(profile, recorder, wanted, self._id)
         self._stamp = 0
         self.weights = WeightsTopics(
             node, options, (spec.policy_id, spec.config_hash), key, lambda: self._stamp, prefix=f"/{namespace}/" if namespace else ""
@@ -69,18 +64,17 @@ class RobotFeed:
         self._updates = node.create_publisher(Update, self._topic("learner/update"), LATCHED)
         self._listening = node.create_publisher(Bool, self._topic("learner/listening"), LATCHED)
         self.listens, self._met = False, time.monotonic()
-        node.create_subscription(Reward, self._topic("reward"), self._on_reward, EVENT)
+        node.create_subscription(Reward, self._topic("reward"), self._hearing.reward, EVENT)
         self.heard = [
             node.create_subscription(Episode, self._topic("episode"), self._on_episode, EPISODE),
-            node.create_subscription(Action, self._topic("policy/action"), self._on_action, EVENT),
-            node.create_subscription(Command, self._topic("policy/command"), self._on_command, EVENT),
+            node.create_subscription(Action, self._topic("policy/action"), self._hearing.action, EVENT),
+            node.create_subscription(Command, self._topic("policy/command"), self._hearing.command, EVENT),
             node.create_subscription(JointState, self._topic(profile.joint_states), self._on_joints, joints_qos(realtime), raw=True),
         ]
         for name in spec.cameras:
 
             def on_image(data: bytes, name: str = name) -> None:
-                if self.recorder.recording:
-                    self.recorder.image(name, stamp_of_raw(data), data)
+                self._hearing.image(name, stamp_of_raw(data), data)
 
             topic = self._topic(profile.camera(name).topic)
             self.heard.append(node.create_subscription(Image, topic, on_image, camera_qos(realtime), raw=True))
@@ -88,7 +82,7 @@ class RobotFeed:
     def begun_before(self, rollout: Rollout) -> bool:
         """Whether the first decision of an episode was not heard: it ran already when this process was started. To be asked once."""
         # In real time the first frame, and so the first decision, comes a step or two after the start.
-        start = self._starts.pop(rollout.episode_id, int(rollout.stamps[0]))
+        start = self._hearing.starts.pop(rollout.episode_id, int(rollout.stamps[0]))
         return int(rollout.stamps[0]) - start >= self._spec.execute * self._profile.period_ns
 
     def greet(self) -> None:
@@ -133,56 +127,9 @@ class RobotFeed:
             if message.mode == Episode.MODE_TRAIN:
                 self.asked = int(message.iteration)
             return
-        name = self._id(message.episode_id)
-        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
-            # A run that died says no end of its last episode; the next may begin with the same name.
-            for lost in self.recorder.running():
-                if lost != name or message.phase == Episode.PHASE_RESETTING:
-                    self._starts.pop(lost, None)
-                    self.recorder.abandon(lost, "its run ended without a word")
-                    self._log.warning(f"{lost}: its run ended without a word; nothing is learned from it")
-        if message.mode != Episode.MODE_TRAIN or self._known(name, message.iteration):
-            return
-        if message.phase == Episode.PHASE_RUNNING:
-            self._starts[name] = to_ns(message.start)
-        if message.phase in (Episode.PHASE_RESETTING, Episode.PHASE_RUNNING):
-            # Already while resetting, for actions and frames may come before the message that says RUNNING.
-            self.recorder.begin(EpisodeInfo(name, message.iteration, message.task, message.instruction, message.seed))
-        elif message.phase == Episode.PHASE_ENDED:
-            if message.outcome in (Episode.OUTCOME_ABORTED, Episode.OUTCOME_UNKNOWN):
-                self.recorder.discard(name)
-            else:
-                self.recorder.end(name, self._stamp, _OUTCOMES[message.outcome], message.reason, time.monotonic())
-        elif message.phase == Episode.PHASE_FINISHED and name not in self.recorder.waiting():
-            self.recorder.discard(name)
+        for line in self._hearing.episode(message, time.monotonic()):
+            self._log.warning(line)
 
     def _on_joints(self, data: bytes) -> None:
         if self.recorder.recording:
-            message = deserialize(data, JointState)
-            self.recorder.joints(to_ns(message.header.stamp), self._profile.proprioception(message.name, message.position))
-
-    def _on_command(self, message: Command) -> None:
-        if self.recorder.recording:
-            command = self._profile.proprioception(list(message.names), message.position)
-            self.recorder.command(to_ns(message.header.stamp), command, message.source == Command.SOURCE_HUMAN)
-
-    def _on_action(self, message: Action) -> None:
-        columns = len(message.names)
-        latent = np.array(message.latent, np.float32)
-        self.recorder.action(
-            self._id(message.episode_id),
-            Decision(
-                stamp=to_ns(message.header.stamp),
-                actions=np.array(message.chunk, np.float32).reshape(message.horizon, columns),
-                latent=latent if latent.size else None,
-                log_probability=message.log_probability,
-                version=message.policy_version,
-            ),
-        )
-
-    def _on_reward(self, message: Reward) -> None:
-        values = {name: getattr(message, name) for name in REWARD_VALUES}
-        sample = RewardSample(
-            stamp=to_ns(message.header.stamp), valid=message.valid, reason=message.reason, window=message.window, **values
-        )
-        self.recorder.reward(self._id(message.episode_id), sample, message.model_id)
+            self._hearing.joints(deserialize(data, JointState))

@@ -15,10 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from whetstone.contracts import REWARD_VALUES, Rollout
+from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 from whetstone.frames import encode
 from whetstone.images import Resize, fitted
+from whetstone.imported import check_joints, decisions_of, from_steps
 from whetstone.lerobot_dataset import DatasetReader
 from whetstone.lerobot_export import (
     ACTION,
@@ -36,8 +37,7 @@ from whetstone.lerobot_export import (
 from whetstone.profile import RobotProfile
 from whetstone.store import DAMAGED, RolloutStore, from_arrays, read_meta
 
-_BESIDE = 0.5  # rad that a joint may lie outside its range before its unit is doubted
-_OPENING = 0.05  # likewise of a gripper opening
+_OPENING = 0.05  # of a gripper's range that it may lie outside it before its values are doubted
 
 
 @dataclass(frozen=True)
@@ -144,33 +144,20 @@ def _theirs(reader: DatasetReader, index: int, profile: RobotProfile, options: I
     if count < 2:
         raise InputError(f"{reader.root}: episode {index} has {count} rows; two are needed")
     stamps = np.arange(count, dtype=np.int64) * profile.period_ns
-    decisions = np.arange(0, count - 1, options.execute)
-    ahead = np.minimum(decisions[:, None] + np.arange(options.horizon), count - 1)
-    steps = {"stamps": stamps, "measured": state, "commanded": action}
-    if INTERVENTION in columns:
-        steps["intervention"] = columns[INTERVENTION].reshape(-1)[sources] > 0.5
-    rollout = Rollout(
+    rollout = from_steps(
+        stamps,
+        state,
+        action,
         episode_id=f"{options.prefix}-{index:06d}",
-        iteration=0,
         task=options.task,
         instruction=reader.task(index),
-        seed=0,
         outcome=_outcome(reader, index, columns, options),
         reason=f"imported from {reader.root.resolve().name}",
-        stamps=stamps[decisions],
-        images={},
-        proprioception=state[decisions],
-        actions=action[ahead],
-        latents=None,
-        log_probabilities=np.full(len(decisions), np.nan, np.float32),
-        policy_versions=np.zeros(len(decisions), np.uint64),
-        rewards={name: np.full(len(decisions) + 1, np.nan, np.float32) for name in REWARD_VALUES},
-        last_proprioception=state[-1],
-        steps=steps,
-        end=int(stamps[-1]),
-        source="demonstration",
+        execute=options.execute,
+        horizon=options.horizon,
+        intervention=columns[INTERVENTION].reshape(-1)[sources] > 0.5 if INTERVENTION in columns else None,
     )
-    return _Episode(rollout, stamps, sources, sources[decisions], int(sources[-1]))
+    return _Episode(rollout, stamps, sources, sources[decisions_of(count, options.execute)], int(sources[-1]))
 
 
 def _resampled(reader: DatasetReader, count: int, profile: RobotProfile, options: ImportOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -216,12 +203,8 @@ def _joints(reader: DatasetReader, name: str, values: np.ndarray, profile: Robot
         values[:, :-1] = np.deg2rad(values[:, :-1])
     closed, opened = options.gripper
     values[:, -1] = (values[:, -1] - closed) / (opened - closed)
-    for column, joint in enumerate(profile.joints):
-        far = np.maximum(joint.lower - values[:, column], values[:, column] - joint.upper)
-        if far.max() > _BESIDE:
-            reached, other = values[far.argmax(), column], "rad" if options.units == "deg" else "deg"
-            says = f"{where}: joint '{joint.name}' would be at {reached:.3g} rad, its range is {joint.lower:g} to {joint.upper:g}"
-            raise InputError(f"{says}; are its units right (units:={other}), and its column (joints:=)?")
+    other = "rad" if options.units == "deg" else "deg"
+    check_joints(values, profile, where, f"are its units right (units:={other}), and its column (joints:=)?")
     far = np.maximum(-values[:, -1], values[:, -1] - 1)
     if far.max() > _OPENING:
         raise InputError(f"{where}: the gripper's opening would be {values[far.argmax(), -1]:.3g}; give its values, gripper:=CLOSED,OPEN")

@@ -14,7 +14,6 @@ import functools
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -36,7 +35,8 @@ from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from whetstone import config
-from whetstone.errors import InputError, PeerError, WhetstoneError
+from whetstone.cdr import stamp_of_raw as stamp_of_raw
+from whetstone.errors import PeerError, WhetstoneError
 from whetstone.snapshot import Tensor
 from whetstone.transfer import Manifest
 
@@ -101,20 +101,6 @@ def to_ns(stamp: Time) -> int:
 def to_stamp(ns: int) -> Time:
     """Integer ns -> builtin_interfaces/Time."""
     return Time(sec=ns // 1_000_000_000, nanosec=ns % 1_000_000_000)
-
-
-_STAMP = {0: struct.Struct(">iI"), 1: struct.Struct("<iI")}
-
-
-def stamp_of_raw(data: bytes) -> int:
-    """Stamp (ns) of a serialised message that begins with std_msgs/Header, without reading the rest.
-
-    CDR: four bytes of encapsulation, then `sec` and `nanosec`. Raises InputError where the bytes cannot be that.
-    """
-    if len(data) < 12 or data[0] != 0 or data[1] not in _STAMP:
-        raise InputError(f"{len(data)} bytes are not a serialised message with a header")
-    sec, nanosec = _STAMP[data[1]].unpack_from(data, 4)
-    return sec * 1_000_000_000 + nanosec
 
 
 def deserialize(data: bytes, message_type: Any) -> Any:

@@ -1,0 +1,23 @@
+"""What can be read from a serialised message without its definition.
+
+Role: the stamp at the front, so that whoever forwards or sorts raw messages need not decode them. Does not depend on rclpy.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from whetstone.errors import InputError
+
+_STAMP = {0: struct.Struct(">iI"), 1: struct.Struct("<iI")}
+
+
+def stamp_of_raw(data: bytes) -> int:
+    """Stamp (ns) of a serialised message that begins with std_msgs/Header, without reading the rest.
+
+    CDR: four bytes of encapsulation, then `sec` and `nanosec`. Raises InputError where the bytes cannot be that.
+    """
+    if len(data) < 12 or data[0] != 0 or data[1] not in _STAMP:
+        raise InputError(f"{len(data)} bytes are not a serialised message with a header")
+    sec, nanosec = _STAMP[data[1]].unpack_from(data, 4)
+    return sec * 1_000_000_000 + nanosec
