@@ -114,8 +114,10 @@ def test_a_chunk_is_what_whole_passes_without_a_cache_give(folder: Path) -> None
     """Greedy decoding by hand: all from the start for each token, the arg max over the 256 words, statistics by the paper's formula."""
     policy = load(folder)
     found = chunk(policy).actions[0]
-    tokens = policy._tokens("put the cube away")
-    assert tokens[0] == 1 and tokens[-1] == 3 and policy._tokenizer.decode(tokens.tolist()).endswith("take to put the cube away?\nOut:")
+    tokens = policy._words.tokens("put the cube away")
+    assert (
+        tokens[0] == 1 and tokens[-1] == 3 and policy._words.tokenizer.decode(tokens.tolist()).endswith("take to put the cube away?\nOut:")
+    )
     pixels, bins = policy._pixels(observation().images["front"][None]), []
     words = tiny_openvla.WORDS - 64
     with torch.no_grad():
@@ -172,6 +174,17 @@ def test_fewer_bits_are_near_float32(folder: Path, dtype: str) -> None:
         exact, found = (float(load(folder, dtype=one).losses(images, state, action, ["go"], 0)) for one in ("float32", dtype))
     assert found == pytest.approx(exact, rel=0.15)
     assert chunk(load(folder, dtype=dtype)).actions.shape == (1, 7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8", "nf4"])
+def test_weights_travel_whatever_they_are_kept_in(folder: Path, dtype: str) -> None:
+    policy, other = (load(folder, dtype=dtype, trained={"tensors": ["projector.fc3.*"]}) for _ in range(2))
+    state = policy.trainable_state()
+    assert {value.dtype for value in state.values()} == {np.dtype(np.float32)} and len(state) == 2
+    other.load_trainable_state({name: -value for name, value in state.items()})
+    for name, value in other.trainable_state().items():
+        np.testing.assert_array_equal(value, -state[name])
+    assert not np.array_equal(chunk(other).actions, chunk(policy).actions)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "nf4"])
@@ -235,7 +248,7 @@ def test_what_it_cannot_load_is_one_line(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_contract_carries_its_motions(folder: Path) -> None:
-    """LIBERO's convention: rotation vectors, units of 5 cm and half a radian, -1 opens."""
+    """Rotation vectors, units of 5 cm and half a radian, -1 opens."""
     policy = load(folder, rotation="vector", scale=[0.05, 0.5], action_gripper={"closed": 1.0, "open": -1.0})
     plain = load(folder, rotation="vector")
     one, other = chunk(policy).actions[0], chunk(plain).actions[0]

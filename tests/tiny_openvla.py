@@ -91,3 +91,62 @@ def save(folder: Path) -> Path:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+ROWS, NUMBERS, TOLD = 4, 7, 8
+PROPRIO = {"q01": [-1.0] * TOLD, "q99": [1.5] * TOLD}
+
+
+def parts(film: bool) -> dict[str, dict[str, torch.Tensor]]:
+    """What openvla-oft saves beside the network, under its names: with `film` the vision backbone, its adapters of rank 32 not merged."""
+    torch.manual_seed(1)
+
+    def linear(name: str, outputs: int, inputs: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": 1.5 * torch.randn(outputs, inputs) / inputs**0.5, f"{name}.bias": 0.1 * torch.randn(outputs)}
+
+    def norm(name: str, width: int) -> dict[str, torch.Tensor]:
+        return {f"{name}.weight": 1 + 0.1 * torch.randn(width), f"{name}.bias": 0.1 * torch.randn(width)}
+
+    row = NUMBERS * TEXT
+    head = (
+        norm("model.layer_norm1", row)
+        | linear("model.fc1", TEXT, row)
+        | norm("model.layer_norm2", TEXT)
+        | linear("model.fc2", NUMBERS, TEXT)
+    )
+    for block in range(2):
+        head |= norm(f"model.mlp_resnet_blocks.{block}.ffn.0", TEXT) | linear(f"model.mlp_resnet_blocks.{block}.ffn.1", TEXT, TEXT)
+    # Trained by several processes: each name begins with another word.
+    made = {"action_head": {f"module.{name}": value for name, value in head.items()}}
+    made["proprio_projector"] = linear("fc1", TEXT, TOLD) | linear("fc2", TEXT, TEXT)
+    if film:
+        eyes: dict[str, torch.Tensor] = {}
+        for name, value in weights().items():
+            if not name.startswith("vision_backbone."):
+                continue
+            at, _, last = name.rpartition(".")
+            inside = at.replace("attn.", "block.attn.").replace("mlp.", "block.mlp.").replace("norm1", "block.norm1")
+            inside = inside.replace("norm2", "block.norm2").replace("ls1", "block.ls1").replace("ls2", "block.ls2")
+            if last == "weight" and ("attn" in at or "mlp" in at):
+                eyes |= {f"{inside}.base_layer.weight": value, f"{inside}.lora_A.default.weight": torch.randn(32, value.shape[1]) / 20}
+                eyes[f"{inside}.lora_B.default.weight"] = torch.randn(len(value), 32) / 20
+            elif last == "bias" and ("attn" in at or "mlp" in at):
+                eyes[f"{inside}.base_layer.bias"] = value
+            else:
+                eyes[f"{inside}.{last}"] = value
+        for eye in ("featurizer", "fused_featurizer"):
+            for block in range(3):
+                for name in ("scale", "shift"):
+                    eyes |= linear(f"vision_backbone.{eye}.blocks.{block}.{name}", WIDTH, TEXT)
+        made["vision_backbone"] = eyes
+    return made
+
+
+def save_oft(folder: Path, film: bool = False) -> Path:
+    """As openvla-oft saves a checkpoint: parts are pickles."""
+    save(folder)
+    for name, tensors in parts(film).items():
+        torch.save(tensors, folder / f"{name}--50_checkpoint.pt")
+    statistics = {"libero_spatial": {"action": STATISTICS, "proprio": PROPRIO}}
+    (folder / "dataset_statistics.json").write_text(json.dumps(statistics))
+    return folder

@@ -30,6 +30,7 @@ setup(
             "lerobot = policy_node.lerobot_policy:LeRobotPolicy",
             "remote = policy_node.remote:RemotePolicy",
             "openvla = policy_node.openvla:OpenVLAPolicy",
+            "openvla_oft = policy_node.openvla_oft:OpenVLAOFTPolicy",
         ],
     },
 )

@@ -11,7 +11,7 @@ stand for the last 256 tokens of Llama's vocabulary, the first bin for the very 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,24 +37,47 @@ _IGNORED = ("model", "dtype", "deployment")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenVLAConfig(ConventionConfig):
-    """model: folder of the checkpoint; camera: that it sees; statistics: data set whose actions it gives (a key of norm_stats), empty where
-    there is one only. rotation: what its numbers 4 to 6 are: rpy: roll, pitch, yaw, rad, about fixed axes x, y, z; vector: a rotation
-    vector. scale: m and rad of one unit of its actions. centre: share of the image's area that is seen (0.9 for checkpoints that were
-    fine-tuned with random crops). temperature: of what is drawn, where anything is. trained: see TrainedConfig."""
+class PrismaticConfig(ConventionConfig):
+    """model: folder of the checkpoint; statistics: data set whose actions it gives (a key of norm_stats), empty where there is one only.
+    rotation: what its numbers 4 to 6 are: rpy: roll, pitch, yaw, rad, about fixed axes x, y, z; vector: a rotation vector. scale: m and rad
+    of one unit of its actions. centre: share of the image's area that is seen (0.9 for checkpoints that were fine-tuned with random crops).
+    trained: see TrainedConfig."""
 
-    plugin: str = "openvla"
     deployment: Literal["sampled", "greedy"] = "greedy"
     model: str | None = None
-    camera: str = "front"
     statistics: str = ""
     action_space: ActionSpace = "end_effector_delta"
     rotation: Literal["rpy", "vector"] = "rpy"
     scale: tuple[float, float] = (1.0, 1.0)
     centre: float = field(default=1.0, metadata={"gt": 0, "le": 1})
-    temperature: float = field(default=1.0, metadata={"gt": 0})
     dtype: Precision = "bfloat16"
     trained: TrainedConfig = field(default_factory=TrainedConfig)
+
+    def to_vectors(self, actions: np.ndarray) -> np.ndarray:
+        """(..., columns) in its units -> m and rotation vectors; actions of joints stay as they are."""
+        if not self.action_space.startswith("end_effector"):
+            return actions
+        metres, radians = self.scale
+        rotation = actions[..., 3:6] * radians
+        rotation = vector_of_rpy(rotation) if self.rotation == "rpy" else rotation
+        return np.concatenate([actions[..., :3] * metres, rotation, actions[..., 6:]], axis=-1)
+
+    def from_vectors(self, actions: np.ndarray) -> np.ndarray:
+        """What `to_vectors` undoes."""
+        if not self.action_space.startswith("end_effector"):
+            return actions
+        metres, radians = self.scale
+        rotation = rpy_of_vector(actions[..., 3:6]) if self.rotation == "rpy" else actions[..., 3:6]
+        return np.concatenate([actions[..., :3] / metres, rotation / radians, actions[..., 6:]], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenVLAConfig(PrismaticConfig):
+    """camera: that it sees; temperature: of what is drawn, where anything is."""
+
+    plugin: str = "openvla"
+    camera: str = "front"
+    temperature: float = field(default=1.0, metadata={"gt": 0})
 
     def __post_init__(self) -> None:
         if not self.action_space.startswith("end_effector"):
@@ -76,11 +99,8 @@ class OpenVLAPolicy:
         self.side = int(settings["image_sizes"][0])
         self.actions = ActionTokens(settings, config.statistics, source)
         with loading(folder):
-            self.network = _network(folder, settings, config.dtype, device)
-            from tokenizers import Tokenizer
-
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._begin = int(settings["text_config"].get("bos_token_id", 1))
+            self.network = network_of(folder, settings, config.dtype, device)
+            self._words = Words(folder, settings)
         self.trained = Trained(self.network, config.trained, source)
         self.network.eval()
         shape = {key: value for key, value in asdict(config).items() if key not in _IGNORED}
@@ -95,7 +115,7 @@ class OpenVLAPolicy:
             config_hash=config_hash([shape, profile.name, revision(folder)]),
             action_space=self.convention.space,
         )
-        self._prompt = self._tokens("")
+        self._prompt = self._words.tokens("")
         self._generator, self._greedy = torch.Generator(), True
 
     @classmethod
@@ -106,7 +126,7 @@ class OpenVLAPolicy:
         return cls(parsed, profile, model_folder(parsed.model, source, "OpenVLA", "openvla-7b"), source, device)
 
     def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
-        self._prompt = self._tokens(instruction)
+        self._prompt = self._words.tokens(instruction)
         self._greedy = mode == "greedy"
         self._generator.manual_seed(seed)
 
@@ -127,17 +147,17 @@ class OpenVLAPolicy:
             word = self.actions.tokens(np.array(bins[-1:])).to(self.device)
             seen = self.network.language_model.get_input_embeddings()(word[None])
         action = self.actions.decode(np.array(bins))
-        return Chunk(self.convention.ours(self._turned(action, vector_of_rpy))[None], log_probability=total)
+        return Chunk(self.convention.ours(self.config.to_vectors(action))[None], log_probability=total)
 
     def losses(
         self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: list[str], seed: int
     ) -> torch.Tensor:
         """(B,) as whetstone.contracts.ImitationPolicy.losses: cross-entropy of the action's tokens, nat, mean over them."""
         theirs = self.convention.theirs(np.asarray(actions)[:, 0])
-        wanted = self.actions.tokens(self.actions.encode(self._turned(theirs, rpy_of_vector))).to(self.device)
+        wanted = self.actions.tokens(self.actions.encode(self.config.from_vectors(theirs))).to(self.device)
         pixels, found = self._pixels(images[self.config.camera]), []
         for row, words in enumerate(instruction):  # prompts differ in length
-            tokens = torch.cat([self._tokens(words).to(self.device), wanted[row, :-1]])
+            tokens = torch.cat([self._words.tokens(words).to(self.device), wanted[row, :-1]])
             seen = self.network.prompt(pixels[row : row + 1], tokens[None])
             logits = self.network.language_model(inputs_embeds=seen, use_cache=False).logits[0, -self.actions.count :]
             found.append(torch.nn.functional.cross_entropy(logits.float(), wanted[row]))
@@ -149,32 +169,37 @@ class OpenVLAPolicy:
     def load_trainable_state(self, state: dict[str, np.ndarray]) -> None:
         self.trained.load(state)
 
-    def _turned(self, actions: np.ndarray, rotate: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """(..., 7) with rotation and scale between theirs and ours. rotate: vector_of_rpy on the way to ours, rpy_of_vector back."""
-        metres, radians = self.config.scale
-        turn = rotate if self.config.rotation == "rpy" else np.asarray
-        position, rotation, grip = actions[..., :3], actions[..., 3:6], actions[..., 6:]
-        if rotate is vector_of_rpy:
-            return np.concatenate([position * metres, turn(rotation * radians), grip], axis=-1)
-        return np.concatenate([position / metres, turn(rotation) / radians, grip], axis=-1)
+    def _pixels(self, images: np.ndarray) -> torch.Tensor:
+        return pixels(images, self.side, self.config.centre).to(self.device)
 
-    def _tokens(self, instruction: str) -> torch.Tensor:
-        ids = self._tokenizer.encode(_PROMPT.format(instruction.lower())).ids
+
+class Words:
+    """OpenVLA's prompt, in tokens."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._begin = int(settings["text_config"].get("bos_token_id", 1))
+
+    def tokens(self, instruction: str) -> torch.Tensor:
+        ids = self.tokenizer.encode(_PROMPT.format(instruction.lower())).ids
         ids = ids if ids[:1] == [self._begin] else [self._begin, *ids]
-        empty = self._tokenizer.token_to_id(_EMPTY)
+        empty = self.tokenizer.token_to_id(_EMPTY)
         return torch.tensor(ids if empty is None or ids[-1] == empty else [*ids, empty])
 
-    def _pixels(self, images: np.ndarray) -> torch.Tensor:
-        """(B, height, width, 3) uint8 -> (B, 3, side, side) in [0, 1]: squeezed to a square, as in training."""
-        made = []
-        for image in images:
-            picture = Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BICUBIC)
-            if self.config.centre < 1:
-                cut = self.side * (1 - self.config.centre**0.5) / 2
-                box = (cut, cut, self.side - cut, self.side - cut)
-                picture = picture.resize((self.side, self.side), Image.Resampling.BILINEAR, box=box)
-            made.append(np.asarray(picture))
-        return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float().to(self.device) / 255
+
+def pixels(images: np.ndarray, side: int, centre: float) -> torch.Tensor:
+    """(B, height, width, 3) uint8 -> (B, 3, side, side) in [0, 1]: squeezed to a square, as in training. centre: share of the area that is
+    seen."""
+    made = []
+    for image in images:
+        picture = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+        if centre < 1:
+            cut = side * (1 - centre**0.5) / 2
+            picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=(cut, cut, side - cut, side - cut))
+        made.append(np.asarray(picture))
+    return torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).float() / 255
 
 
 class ActionTokens:
@@ -216,23 +241,37 @@ class ActionTokens:
         return np.digitize(normal, self._edges) - 1
 
 
-def _network(folder: Path, settings: dict[str, Any], dtype: Precision, device: str) -> Any:
+def tensors_of(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Of a file, by name. OSError where it is none."""
     from safetensors import SafetensorError, safe_open
 
+    try:
+        with safe_open(str(path), "pt") as file:
+            return {name: file.get_tensor(name).to(dtype) for name in file.keys()}
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def network_of(
+    folder: Path,
+    settings: dict[str, Any],
+    dtype: Precision,
+    device: str,
+    beside: Sequence[str] = (),
+    eyes: dict[str, torch.Tensor] | None = None,
+) -> Any:
+    """policy_node.prismatic.Prismatic with the weights of the folder's files but `beside`, and `eyes` in place of those of the vision
+    backbone. Raises as whetstone.model_folder.loading expects it."""
     from policy_node.prismatic import build
 
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(path for path in folder.glob("*.safetensors") if path.stem not in beside)
     if not files:
         raise OSError("no *.safetensors in it")
     weights: dict[str, torch.Tensor] = {}
     arguments = loading_arguments(dtype, device)
-    try:
-        for path in files:
-            with safe_open(str(path), "pt") as file:
-                weights |= {name: file.get_tensor(name).to(arguments["dtype"]) for name in file.keys()}
-    except SafetensorError as error:
-        raise OSError(f"{path.name}: {error}") from error
-    made = build(weights, settings, arguments)
+    for path in files:
+        weights |= tensors_of(path, arguments["dtype"])
+    made = build(weights | (eyes or {}), settings, arguments)
     if dtype == "int8" and not device.startswith("cuda"):
         try_int8()
         quantise(made.language_model)

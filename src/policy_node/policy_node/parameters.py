@@ -17,7 +17,7 @@ from whetstone.sharding import share, whole
 
 def taken(own: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Copies, float32."""
-    return {name: whole(value.detach()).cpu().numpy().astype(np.float32, copy=True) for name, value in own.items()}
+    return {name: whole(value.detach()).float().cpu().numpy().copy() for name, value in own.items()}
 
 
 def put(own: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:

@@ -23,23 +23,29 @@ _SPREADS = ((0.229, 0.224, 0.225), (0.5, 0.5, 0.5))
 
 
 class Block(nn.Module):
-    """A layer of a vision transformer. scales: whether its two branches are scaled by a learned vector (DINOv2's are)."""
+    """A layer of a vision transformer. scales: whether its two branches are scaled by a learned vector (DINOv2's are). told: how much
+    it is told of the words, 0: nothing; FiLM (arXiv 1709.07871) lets them scale and shift what is between the branches."""
 
-    def __init__(self, width: int, hidden: int, scales: bool) -> None:
+    def __init__(self, width: int, hidden: int, scales: bool, told: int = 0) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, hidden), "fc2": nn.Linear(hidden, width)})
         if scales:
             self.ls1, self.ls2 = (nn.ParameterDict({"scale_factor": nn.Parameter(torch.ones(width))}) for _ in range(2))
-        self._scales = scales
+        if told:
+            self.scale, self.shift = nn.Linear(told, width), nn.Linear(told, width)
+        self._scales, self._told = scales, told
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
         count, length, width = tokens.shape
         triple = self.attn["qkv"](self.norm1(tokens)).reshape(count, length, 3, HEADS, width // HEADS).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(*triple).transpose(1, 2).reshape(count, length, width)
         step = self.attn["proj"](mixed)
         tokens = tokens + (step * self.ls1["scale_factor"] if self._scales else step)
+        if self._told:
+            assert words is not None
+            tokens = tokens * (1 + self.scale(words)[:, None]) + self.shift(words)[:, None]
         step = self.mlp["fc2"](functional.gelu(self.mlp["fc1"](self.norm2(tokens))))
         return tokens + (step * self.ls2["scale_factor"] if self._scales else step)
 
@@ -48,22 +54,22 @@ class VisionTransformer(nn.Module):
     """(B, 3, side, side) -> (B, patches, width): the patches behind the last layer but one, not normalised. before: tokens ahead of the
     patches (class and registers)."""
 
-    def __init__(self, width: int, hidden: int, depth: int, patch: int, patches: int, before: int, scales: bool) -> None:
+    def __init__(self, width: int, hidden: int, depth: int, patch: int, patches: int, before: int, scales: bool, told: int) -> None:
         super().__init__()
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
         self.pos_embed = nn.Parameter(torch.zeros(1, patches, width))
         if before:
             self.cls_token, self.reg_token = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(torch.zeros(1, before - 1, width))
-        self.blocks = nn.ModuleList(Block(width, hidden, scales) for _ in range(depth - 1))
+        self.blocks = nn.ModuleList(Block(width, hidden, scales, told) for _ in range(depth - 1))
         self.before = before
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, words: Tensor | None = None) -> Tensor:
         tokens = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2) + self.pos_embed
         if self.before:
             ahead = torch.cat([self.cls_token, self.reg_token], dim=1).expand(len(tokens), -1, -1)
             tokens = torch.cat([ahead, tokens], dim=1)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, words)
         return tokens[:, self.before :]
 
 
@@ -73,7 +79,8 @@ def vision_of(weights: dict[str, Tensor]) -> VisionTransformer:
     first, patch = weights["blocks.0.mlp.fc1.weight"], weights["patch_embed.proj.weight"]
     before = 1 + weights["reg_token"].shape[1] if "cls_token" in weights else 0
     scales = "blocks.0.ls1.scale_factor" in weights
-    made = VisionTransformer(first.shape[1], len(first), depth, patch.shape[-1], weights["pos_embed"].shape[1], before, scales)
+    told = weights["blocks.0.scale.weight"].shape[1] if "blocks.0.scale.weight" in weights else 0
+    made = VisionTransformer(first.shape[1], len(first), depth, patch.shape[-1], weights["pos_embed"].shape[1], before, scales, told)
     # The last layer, the final norm and SigLIP's pooling are in the file, and are not used.
     made.load_state_dict({name: weights[name] for name in made.state_dict()})
     return made
@@ -90,12 +97,13 @@ class Prismatic(nn.Module):
             self.register_buffer(f"mean{index}", torch.tensor(mean)[:, None, None], persistent=False)
             self.register_buffer(f"spread{index}", torch.tensor(spread)[:, None, None], persistent=False)
 
-    def patches(self, pixels: Tensor) -> Tensor:
-        """(B, 3, side, side) in [0, 1] -> (B, patches, width of the language model)."""
+    def patches(self, pixels: Tensor, words: Tensor | None = None) -> Tensor:
+        """(B, 3, side, side) in [0, 1] -> (B, patches, width of the language model). words: (B, width), for eyes that are told of them."""
         eyes = [self.vision_backbone[name] for name in EYES]
         dtype = self.projector["fc1"].weight.dtype
         seen = [
-            eye(((pixels - getattr(self, f"mean{index}")) / getattr(self, f"spread{index}")).to(dtype)) for index, eye in enumerate(eyes)
+            eye(((pixels - getattr(self, f"mean{index}")) / getattr(self, f"spread{index}")).to(dtype), words)
+            for index, eye in enumerate(eyes)
         ]
         hidden = functional.gelu(self.projector["fc1"](torch.cat(seen, dim=2)))
         return self.projector["fc3"](functional.gelu(self.projector["fc2"](hidden)))
