@@ -14,11 +14,12 @@ import tiny_lerobot
 import torch
 
 from learner_node.filtered_bc import FilteredBC
+from policy_node.execution import ChunkExecution
 from policy_node.lerobot_policy import LeRobotPolicy
 from robot_bringup.offline import run_episode
 from robot_bringup.sim.simulation import Simulation
 from whetstone.config import load_yaml, root
-from whetstone.contracts import FlowPolicy, ImitationPolicy, Observation, Policy
+from whetstone.contracts import FlowPolicy, ImitationPolicy, InpaintingPolicy, Observation, Policy, Underway
 from whetstone.errors import AssetError, ConfigError
 from whetstone.profile import load_profile
 from whetstone.task import load_task
@@ -169,6 +170,48 @@ def test_a_damaged_folder_is_one_line(folders: dict[str, Path], tmp_path: Path) 
     message(lambda folder: (folder / "config.json").write_text("{"))
     with pytest.raises(AssetError, match="no such folder"):
         LeRobotPolicy.load({"path": str(tmp_path / "nowhere")}, FRANKA)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flow_goes_on_from_the_chunk_in_use(load: Load, kind: str) -> None:
+    policy = load(kind)
+    if kind in ("act", "diffusion"):
+        assert not isinstance(policy, InpaintingPolicy)
+        return
+    assert isinstance(policy, InpaintingPolicy)
+    policy.reset("go", 0, "sampled")
+    former = policy.act(observation()).actions
+    underway = Underway(former[2:], 2)
+
+    def drawn(go_on: bool) -> np.ndarray:
+        policy.reset("go", 5, "sampled")
+        return (policy.inpaint(observation(1), underway) if go_on else policy.act(observation(1))).actions
+
+    held, free = drawn(True), drawn(False)
+    arm = slice(0, 7)
+    np.testing.assert_allclose(held[:2, arm], former[2:4, arm], atol=1e-3)  # what is done meanwhile
+    assert np.abs(held[:4, arm] - former[2:, arm]).mean() < 0.7 * np.abs(free[:4, arm] - former[2:, arm]).mean()
+    assert np.abs(held[4:, arm] - free[4:, arm]).max() < np.abs(free[4:, arm]).max(), "what nobody holds is the policy's"
+    np.testing.assert_array_equal(drawn(True), held)
+
+
+@pytest.mark.parametrize("kind", ["smolvla", "pi05"])
+def test_seams_shrink_when_it_goes_on(load: Load, kind: str) -> None:
+    """As the node executes it, each inference two control periods late."""
+    policy, jumps = load(kind, settings={"chunk_size": 12}), {}
+    for go_on in (False, True):
+        policy.reset("go", 0, "sampled")
+        execution, found = ChunkExecution(3, policy.spec.horizon, 20.0), []
+        execution.start(0)
+        for step in range(0, 30, 3):
+            execution.begin(step)
+            underway = execution.underway(step)
+            seen = observation(step)
+            chunk = policy.inpaint(seen, underway) if go_on and underway is not None else policy.act(seen)
+            execution.finish(step, chunk.actions, step + 2)
+            found.append(execution.jump)
+        jumps[go_on] = float(np.nanmean(found))
+    assert jumps[True] < 0.5 * jumps[False], jumps
 
 
 def test_pi_s_decoder_is_transformers_gemma() -> None:

@@ -11,7 +11,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from policy_node.adapting import Trained, TrainedConfig
 from policy_node.convention import Convention, ConventionConfig, Resize, chosen_cameras, first_line, names, resized
 from policy_node.lerobot_import import lerobot, pi
 from whetstone.config import config_hash, parse, source_of
-from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec
+from whetstone.contracts import Chunk, Observation, PolicyMode, PolicySpec, Underway
 from whetstone.errors import AssetError, ConfigError, InputError
 from whetstone.model_folder import loading, revision
 from whetstone.profile import RobotProfile
@@ -61,6 +61,9 @@ class LeRobotConfig(ConventionConfig):
 class LeRobotPolicy:
     """Deterministic given (weights, seed). These policies know no zero noise, so greedy draws the same noise for every chunk of every
     episode; sampled draws anew; exploring draws once and keeps it for the episode. (ACT draws none.)
+
+    SmolVLA, pi0 and pi0.5 go on from another chunk (real-time chunking, arXiv 2506.07339) by lerobot's own guidance, which takes the
+    velocity's derivative for zero: each step moves where the flow is towards where it ought to end.
 
     A policy that was trained on several past observations (diffusion) is shown the newest one that often, as lerobot itself does at an
     episode's first step: it is asked at decisions only, which are further apart than the steps it was trained on.
@@ -112,6 +115,9 @@ class LeRobotPolicy:
             config_hash=config_hash([shape, profile.name, profile.joint_names, revision(folder)]),
             action_space=self.convention.space,
         )
+        if hasattr(settings, "rtc_config"):
+            # whetstone.contracts.InpaintingPolicy, for those that make a chunk by a flow.
+            self.inpaint: Callable[[Observation, Underway], Chunk] = self._act
         self._instruction = ""
         self._draws = np.random.default_rng(0)
         self._kept: int | None = 0
@@ -143,6 +149,12 @@ class LeRobotPolicy:
             settings.pretrained_backbone_weights = None  # as well
         if hasattr(settings, "do_mask_loss_for_padding"):
             settings.do_mask_loss_for_padding = True
+        if hasattr(settings, "rtc_config"):
+            # Guided by all that a step of the flow can mend and no more; lerobot's own 10 is that for its 10 steps.
+            steps = float(getattr(settings, "num_steps", None) or settings.num_inference_steps)
+            exponential = lerobot("configs.types").RTCAttentionSchedule.EXP  # equation 5 of the paper
+            kind = lerobot("policies.rtc.configuration_rtc").RTCConfig
+            settings.rtc_config = kind(enabled=True, prefix_attention_schedule=exponential, max_guidance_weight=steps)
         if self.config.vlm:
             if hasattr(settings, "vlm_model_name"):
                 settings.vlm_model_name = str(Path(self.config.vlm).expanduser())
@@ -187,15 +199,25 @@ class LeRobotPolicy:
         self._draws = np.random.default_rng([seed, 23])
         self._kept = {"greedy": 0, "sampled": None, "exploring": seed}[mode]
 
-    @torch.no_grad()
     def act(self, observation: Observation) -> Chunk:
+        return self._act(observation, None)
+
+    @torch.no_grad()
+    def _act(self, observation: Observation, underway: Underway | None) -> Chunk:
         seed = int(self._draws.integers(2**31)) if self._kept is None else self._kept
         images = {camera: image[None] for camera, image in observation.images.items()}
-        batch = self._before(self._batch(images, observation.proprioception[None], [self._instruction]))
+        batch = self._batch(images, observation.proprioception[None], [self._instruction])
+        if underway is not None:
+            batch[_ACTION] = torch.from_numpy(self.convention.theirs(underway.actions)[None])
+        batch = self._before(batch)
+        held: dict[str, Any] = {}
+        if underway is not None:
+            held = {"prev_chunk_left_over": batch.pop(_ACTION), "inference_delay": underway.delay}
+            held["execution_horizon"] = len(underway.actions)
         with drawing(seed, self.device), self._autocast():
             self.network.reset()
             if self._whole:
-                rows = self.network.predict_action_chunk(batch)[0]
+                rows = self.network.predict_action_chunk(batch, **held)[0]
             else:
                 rows = torch.cat([self.network.select_action(dict(batch)) for _ in range(self.spec.horizon)])
         actions = self._behind(rows.float()).cpu().numpy()
