@@ -39,6 +39,7 @@ setup(
     extras_require={"test": ["pytest"]},
     entry_points={
         "console_scripts": [
+            "bag_recorder = robot_bringup.bag_recorder_node:main",
             "simulator = robot_bringup.simulator_node:main",
             "scene = robot_bringup.scene_node:main",
             "episode_manager = robot_bringup.episode_manager_node:main",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from robot_bringup import resuming, schedule
+from robot_bringup.bags.topics import extra_topics
 from robot_bringup.resetting import ways
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
 from robot_bringup.schedule import Segment
@@ -29,7 +30,7 @@ from whetstone.signing import load_key
 from whetstone.task import load_task
 
 ENDLESS = 2**31 - 1
-_AGAIN = {"learner": ("restarted",)}
+_AGAIN = {"learner": ("restarted",), "bag_recorder": ("restarted",)}
 """Nodes that go on from the disk after they were killed. As several processes they do when torchrun is killed, which they die with, and not
 when one of them is: torchrun's end does not tell that from an error of theirs. None of them moves the arm:
 after the death of one that does, a human has a look first."""
@@ -85,8 +86,10 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     for name, needed in (("driver", "sim"), ("port", "driver"), ("calibration", "driver")):
         if values.get(name) and values.get(needed) in ("mujoco", ""):
             raise ConfigError(f"argument {name}:={values[name]} needs {needed}:={'none' if needed == 'sim' else 'so100'} beside it")
-    if values.get("record"):
-        raise ConfigError("record:=true is not there yet; the run directory keeps rollouts and results")
+    if values.get("record_topics"):
+        extra_topics(values["record_topics"])
+        if not values["record"]:
+            raise ConfigError(f"record_topics:={values['record_topics']} needs record:=true")
     values["domain_id"] = _domain(values["domain_id"])
     default = f"{mode}s" if mode in APART else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
@@ -138,6 +141,10 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
             f"('execute' in {config.show(files['policy'])}); 'every' must divide it"
         )
     specific: dict[str, tuple[str, str, dict[str, Any]]] = {}
+    if values["record"]:
+        # First: it is active before anybody else says anything.
+        recording = {"split_mb": values["record_split_mb"], "budget_gb": values["bag_budget_gb"], "topics": values["record_topics"]}
+        specific["bag_recorder"] = ("robot_bringup", "bag_recorder", {"wall_time": real, **recording})
     stopping: dict[str, float] = {}
     if real and values["driver"]:
         # First: the others need joint states, and it parks the arm last.

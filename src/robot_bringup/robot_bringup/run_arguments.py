@@ -97,6 +97,7 @@ class Argument:
 LOCAL = (
     "run_dir", "domain_id", "namespace", "min_free_gb", "rollout_budget_gb", "record_frames", "weights_key", "without", "keep", "wandb",
     "resume", "learner_processes", "learner_sharded", "port", "watchdog_patience",
+    "record", "record_topics", "record_split_mb", "bag_budget_gb",
 )  # fmt: skip
 """Arguments that no result depends on."""
 
@@ -223,7 +224,16 @@ ARGUMENTS: tuple[Argument, ...] = (
         choices=("decisions", "all"),
         modes=_LEARNING,
     ),
-    Argument("record", "false", "record a bag of the run; not there yet", "boolean", modes=_ROBOT),
+    Argument("record", "false", "write a rosbag2 bag (MCAP) of every episode to the run's folder `bags`", "boolean", modes=_ROBOT),
+    Argument(
+        "record_topics",
+        "",
+        "with record:=true: further topics, joined by commas; NAME, or NAME=package/msg/Type",
+        modes=_ROBOT,
+        optional=True,
+    ),
+    Argument("record_split_mb", "1024", "MB after which a bag goes on in another file; 0: never", "number", low=0, modes=_ROBOT),
+    Argument("bag_budget_gb", "0", "GB of bags to keep, the oldest unprotected go first; 0: all", "number", low=0, modes=_ROBOT),
     Argument("learner_processes", "1", "processes that make each update together (torchrun)", "integer", low=1, high=256, modes=_LEARNING),
     Argument("learner_sharded", "false", "each of these processes holds only its share of the policy (FSDP)", "boolean", modes=_LEARNING),
     Argument("keep", "10", "newest snapshots of weights to keep beside the best one; 0: all", "integer", low=0, modes=_LEARNING),

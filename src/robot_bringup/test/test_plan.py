@@ -82,6 +82,15 @@ def test_a_reward_node_for_several_robots_has_no_manager(root):
     assert not planned.segments and "OMP_NUM_THREADS" not in planned.environment
 
 
+def test_a_recorder_is_the_first_that_is_brought_up_and_may_be_started_again(root):
+    found = plan("evaluate", {"policy": "still", "record": "true", "record_topics": "/wind", "bag_budget_gb": "2"})
+    node, manager = found.nodes[0], found.nodes[-1]
+    assert (node.executable, node.again, node.parameters["wall_time"]) == ("bag_recorder", ("restarted",), False)
+    assert node.parameters["topics"] == "/wind" and node.parameters["budget_gb"] == 2.0
+    assert manager.parameters["managed"][0] == "bag_recorder"
+    assert all(node.name != "bag_recorder" for node in plan("evaluate", {"policy": "still"}).nodes)
+
+
 def test_a_policy_around_another_decides_as_often_as_that(root):
     """`inner` is followed for `execute` and for the weights that must be there; a learner may say which policy it goes with."""
     (root / "config" / "policies" / "wrapped.yaml").write_text("plugin: wrapped\ninner: slow\n")
@@ -128,7 +137,8 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"namespace": "left arm"}, "namespace:=left arm is no ROS name"),
         ("refine", {"sim": "gazebo"}, "sim:=gazebo is not there yet; use sim:=mujoco"),
         ("refine", {"sim": "mujko"}, "unknown sim 'mujko'; did you mean 'mujoco'?"),
-        ("refine", {"record": "true"}, "record:=true is not there yet"),
+        ("refine", {"record_topics": "/wind"}, "record_topics:=/wind needs record:=true"),
+        ("refine", {"record": "true", "record_topics": "/wind=Wind"}, "'Wind' of topic '/wind' is no message type; it is package/msg/Name"),
         ("refine", {"weights": "/nowhere.safetensors"}, "weights:=/nowhere.safetensors: no such file"),
         ("refine", {"robot": "mine.yaml"}, "mine.yaml: no such file"),
         ("refine", {**GOOD, "iterations": "0", "evaluation_episodes": "0"}, "nothing to do"),
