@@ -66,6 +66,8 @@ DEPTH, DEPTH_BYTES = 1000, 64 * 1024 * 1024
 """Messages, and bytes of images, of one topic that may wait for the next look."""
 LATE_LOCKSTEP, LATE_REAL = 2.0, 10.0
 """Seconds after an episode's end in which rewards and the like for it are waited for; in lockstep the simulator waits for them too."""
+LAST_FRAMES = 1.0
+"""Seconds in which frames may still come, when the node stops, that are known to have been published."""
 LAST_WORDS = 2.0
 """Seconds that the disk has for what still waits when the node stops."""
 _DDS = ("RMW_IMPLEMENTATION", "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS")
@@ -159,7 +161,11 @@ class BagRecorder(WhetstoneNode[Parameters]):
     def deactivate(self) -> None:
         self._alive = False
         self._thread.join()
+        deadline = time.monotonic() + LAST_FRAMES
         self._take()
+        while self._router.behind() and time.monotonic() < deadline:
+            time.sleep(POLL)
+            self._take()
         self._router.stop()
         if not self._recorder.stop(LAST_WORDS):
             self.get_logger().warning(
@@ -322,7 +328,9 @@ class BagRecorder(WhetstoneNode[Parameters]):
         state = None
         if ear.row.kind == "episode":
             self._episode = message = deserialize(data, Episode)
-            state = EpisodeState(message.episode_id, int(message.phase), 0 if self.parameters.wall_time else to_ns(message.start))
+            wall, lockstep = self.parameters.wall_time, not self.parameters.realtime
+            end = to_ns(message.header.stamp) if lockstep else 0
+            state = EpisodeState(message.episode_id, int(message.phase), 0 if wall else to_ns(message.start), end)
             if state.phase == Phase.RUNNING and not old:
                 # Its first frame may come later; and a clock that is far ahead belongs to a simulator that is gone.
                 ahead = self._robot_time > state.start + JUMP
@@ -335,7 +343,7 @@ class BagRecorder(WhetstoneNode[Parameters]):
             if not old:
                 self._router.episode(now, state, heard, missing)
         elif not old or ear.row.keeps:
-            self._router.hear(now, heard, missing, _episode_id(data) if ear.named else "")
+            self._router.hear(now, heard, missing, _episode_id(data) if ear.named else "", stamp if ear.stamped and stamp else 0)
 
 
 def _class(name: str) -> Any:

@@ -234,6 +234,28 @@ def test_a_bag_has_its_lead_its_late_words_and_the_state_it_began_in(work: Work)
     assert work.audit("two")["faults"] == ["the recorder stopped before the episode ended"]
 
 
+def test_frames_that_come_late_are_waited_for_and_said_to_be_missing_when_they_do_not_come(work: Work) -> None:
+    recorder = work.recorder()
+    router = route(recorder)
+    for name, start in (("one", 10), ("two", 30)):
+        router.episode(start, EpisodeState(name, Phase.RESETTING), heard(start, "/episode"), 0)
+        router.episode(start, EpisodeState(name, Phase.RUNNING, start), heard(start, "/episode"), 0)
+        router.hear(start, heard(start, "/image"), 0, stamp=start)
+        router.episode(start + 1, EpisodeState(name, Phase.ENDED, start, start + 2), heard(start + 2, "/episode"), 0)
+    router.tick(11 + 5.5)
+    assert router.behind()
+    router.hear(32, heard(11, "/image"), 0, stamp=11)
+    router.hear(33, heard(12, "/image"), 0, stamp=12)  # of the one before, though another has run since
+    router.tick(36.5)
+    router.tick(45.9)
+    assert router.behind()
+    router.tick(46.1)
+    router.tick(46.2)
+    assert not router.behind() and recorder.stop(10)
+    assert [time for topic, time, _ in read(work.folder.root / "one") if topic == "/image"] == [10, 11, 12]
+    assert work.audit("one")["complete"] and work.audit("two")["faults"] == ["/image: nothing of the last 0.00 s came"]
+
+
 def test_before_an_episode_in_real_time_only_the_last_second_is_kept(work: Work) -> None:
     recorder = work.recorder()
     router = route(recorder, lead=1.0)

@@ -17,17 +17,21 @@ from robot_bringup.episode_machine import Phase
 
 TAIL = 1.0
 """Seconds after an episode's end in which everything still goes into its bag, unless the next scene is reset before."""
+PATIENCE = 10.0
+"""Seconds that a bag is kept open for frames that are known to have been published: a lost packet is sent again after some."""
 LEAD = 32 * 1024 * 1024
 """Bytes kept from before an episode runs, since its scene was reset."""
 
 
 @dataclass(frozen=True)
 class EpisodeState:
-    """Of whetstone_msgs/Episode: its id and phase. start: bag's time (ns) of its first frame; 0: not known in that time."""
+    """Of whetstone_msgs/Episode: its id and phase. start, end: bag's time (ns) of its first frame, and of the last one before this
+    message; 0: not known in that time."""
 
     episode_id: str
     phase: int
     start: int = 0
+    end: int = 0
 
 
 @dataclass
@@ -35,6 +39,12 @@ class _Open:
     bag: Bag
     tail: float | None = None  # until when what names no episode is its; None: it runs
     close: float | None = None
+    end: int = 0  # stamp of its last frame; 0: it runs, or is not known
+    newest: dict[str, int] = field(default_factory=dict)  # of each topic of frames, its newest stamp
+
+    def behind(self) -> list[str]:
+        """Topics of frames that have not come as far as the episode did."""
+        return sorted(topic for topic, stamp in self.newest.items() if stamp < self.end)
 
 
 @dataclass
@@ -64,15 +74,24 @@ class Router:
         self._next = ""  # episode whose scene is being reset
         self._paused = False
 
-    def hear(self, now: float, heard: Heard, missing: int | None, episode_id: str = "") -> None:
-        """episode_id: that the message names; empty: none."""
+    def hear(self, now: float, heard: Heard, missing: int | None, episode_id: str = "", stamp: int = 0) -> None:
+        """episode_id: that the message names; empty: none. stamp: ns, of its header; 0: it has none."""
         if (topic := self.topics.get(heard.topic)) is not None and topic.keeps:
             self._kept.setdefault(heard.topic, deque(maxlen=topic.keeps)).append(heard)
         if episode_id and (found := self._named(episode_id)) is not None:
             self._put(found, heard, missing)
             return
+        frames = topic is not None and topic.kind in ("camera", "joints")
+        for one in self._ending:
+            if stamp and stamp <= one.end:  # late: it belongs to what has ended
+                if frames:
+                    one.newest[heard.topic] = max(stamp, one.newest.get(heard.topic, 0))
+                self._put(one, heard, missing)
+                return
         current = self._current
-        if current is not None and (current.tail is None or now < current.tail):
+        if current is not None and (current.tail is None or now < current.tail or 0 < stamp <= current.end):
+            if frames:
+                current.newest[heard.topic] = max(stamp, current.newest.get(heard.topic, 0))
             self._put(current, heard, missing)
         elif self._next:
             self._remember(now, heard, missing)
@@ -98,25 +117,30 @@ class Router:
             return
         self._put(current, heard, missing)
         if running:
-            current.tail = current.close = None
+            current.tail, current.close, current.end = None, None, 0
         elif current.tail is None:
-            current.tail, current.close = now + TAIL, now + max(self.late, TAIL)
+            current.tail, current.close, current.end = now + TAIL, now + max(self.late, TAIL), state.end
 
     def tick(self, now: float) -> None:
         """End the bags whose time has come."""
         if self._current is not None and self._current.close is not None and now >= self._current.close:
             self._ending.append(self._current)
             self._current = None
-        for one in [one for one in self._ending if one.close is None or now >= one.close]:
-            self._ending.remove(one)
-            self._end(one.bag)
+        for one in list(self._ending):
+            if one.close is None or now >= one.close + (PATIENCE if one.behind() else 0.0):
+                self._ending.remove(one)
+                self._end(one)
+
+    def behind(self) -> bool:
+        """Whether a bag waits for frames that are known to have been published."""
+        return any(one.behind() for one in (*self._ending, *([self._current] if self._current else ())))
 
     def stop(self) -> None:
         """End all bags: nothing more is heard."""
         for one in (*self._ending, *([self._current] if self._current else ())):
             if one.tail is None:
                 one.bag.audit.fault("the recorder stopped before the episode ended")
-            self._end(one.bag)
+            self._end(one)
         self._ending, self._current = [], None
 
     def _begin(self, state: EpisodeState, time: int, late: bool) -> None:
@@ -129,6 +153,9 @@ class Router:
         start = state.start or min((heard.time for heard, _ in lead), default=time)
         already = {id(heard) for heard, _ in lead}
         kept = [(heard, 0) for those in self._kept.values() for heard in those if id(heard) not in already]
+        for heard, _ in lead:
+            if (topic := self.topics.get(heard.topic)) is not None and topic.kind in ("camera", "joints"):
+                self._current.newest[heard.topic] = heard.publish_time
         for heard, missing in (*kept, *announced, *lead):
             self._put(self._current, replace(heard, time=max(heard.time, start)), missing)
         self._before.clear()
@@ -144,7 +171,10 @@ class Router:
             current.tail = now
         self._ending.append(current)
 
-    def _end(self, bag: Bag) -> None:
+    def _end(self, one: _Open) -> None:
+        bag = one.bag
+        for topic in one.behind():
+            bag.audit.fault(f"{topic}: nothing of the last {(one.end - one.newest[topic]) / 1e9:.2f} s came")
         bag.audit.absent.update(self.absent)
         for topic, count in self.unmatched().items():
             bag.audit.of(topic).unmatched = count
