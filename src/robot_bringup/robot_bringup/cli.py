@@ -17,6 +17,7 @@ from rich.console import Console
 from robot_bringup import bench as benchmark
 from robot_bringup import demo as demonstration
 from robot_bringup import episodes, making
+from robot_bringup.evaluation import command as evaluation
 from robot_bringup.plan import plan
 from robot_bringup.report import write_report
 from robot_bringup.run_arguments import DESCRIPTIONS, MODES, Argument, help_text
@@ -27,6 +28,7 @@ from whetstone.errors import ConfigError, WhetstoneError
 _HELP = """whetstone: refine a manipulation policy on the robot it will run on
 
   whetstone run MODE name:=value ...                    start the nodes of a run: refine, evaluate, sim, reward (run --help)
+  whetstone evaluate RECORDING... name:=value ...       reward models and policies over bags and stored episodes: a report
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
   whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, label, export and import the episodes of a run
@@ -68,6 +70,7 @@ def _main(words: list[str]) -> int:
         "demo-study": _study,
         "report": _report,
         "episodes": lambda rest: episodes.main(rest, Console()),
+        "evaluate": lambda rest: evaluation.main(rest, Console()),
         "bench": _bench,
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
@@ -76,7 +79,7 @@ def _main(words: list[str]) -> int:
         "calibrate-arm": _calibrate_arm,
     }
     name, *rest = words
-    if name in MODES:
+    if name in MODES and name not in commands:
         raise ConfigError(f"'{name}' is a mode of run: whetstone run {name}")
     if name not in commands:
         raise ConfigError(config.unknown("command", name, commands))

@@ -22,7 +22,7 @@ from robot_bringup.statistics import wilson
 from whetstone import files, jsonfile
 from whetstone.errors import InputError
 
-_STYLE = """
+STYLE = """
 :root{--paper:#fcfcfa;--ink:#1d2327;--soft:#5c666d;--rule:#dcdfdf;--c0:#8a949b;--c1:#5a7d9a;--c2:#c4622d;--c3:#2f7d5b;
   color-scheme:light dark}
 @media(prefers-color-scheme:dark){:root{--paper:#15191c;--ink:#e7eaeb;--soft:#9aa5ab;--rule:#333a3f;--c0:#78838a;--c1:#7fa8c9;
@@ -104,7 +104,7 @@ def render(run_dir: Path, settings: dict[str, Any]) -> str:
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Whetstone, {escape(name)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+        f"<title>Whetstone, {escape(name)}</title><style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
 
 

@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from typing import Any
 from whetstone import config, jsonfile
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]], *, command: str) -> None:
-    """A file of these rows alone, in their order."""
-    jsonfile.write(path, {**_origin(command), "rows": list(rows)})
+def write(path: Path, rows: Sequence[dict[str, Any]], *, command: str, beside: Mapping[str, Any] | None = None) -> None:
+    """A file of these rows alone, in their order. beside: what else it says."""
+    jsonfile.write(path, {**_origin(command), "rows": list(rows), **(beside or {})})
 
 
 def merge(path: Path, new: Sequence[dict[str, Any]], *, command: str, configurations: dict[str, str]) -> None:

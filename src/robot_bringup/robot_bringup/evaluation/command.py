@@ -1,0 +1,190 @@
+"""`whetstone evaluate RECORDING... reward:=... policy:=...`: models judged on what was recorded.
+
+Role: reads the command line, says what is wrong with it in one line, and what came out. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from robot_bringup.evaluation import recordings
+from robot_bringup.evaluation.models import named
+from robot_bringup.evaluation.recordings import Source
+from robot_bringup.evaluation.settings import Settings
+from whetstone import config
+from whetstone.arguments import integer, parse_arguments, spelled
+from whetstone.errors import ConfigError, InputError
+from whetstone.profile import load_profile
+from whetstone.task import load_task
+
+ARGUMENTS = {
+    "reward": "", "policy": "", "robot": "", "task": "", "cameras": "", "topics": "", "start": "", "end": "", "resize": "no",
+    "outcomes": "", "controls": "4", "deployment": "greedy", "device": "cpu", "jobs": "1", "seed": "0", "out": "evaluation",
+}  # fmt: skip
+HELP = """whetstone evaluate RECORDING... name:=value ...: reward models and policies judged on what was recorded
+
+RECORDING: a bag (rosbag2 or ROS 1), a folder of bags, a run's folder, a folder of episodes or one of them.
+
+  reward:=''           reward models, joined by commas: files of config/rewards, or paths that end in .yaml
+  policy:=''           policies, joined by commas: files of config/policies or paths; NAME@SNAPSHOT.safetensors with other weights
+  robot:=''            file of config/robots; empty: the one that the recordings say they are of
+  task:=''             name of a file of config/tasks, or what is to be done in words; empty: what the recording says
+  cameras:=''          CAMERA=TOPIC,...: which of a bag's image topics a camera is; empty: by name
+  topics:=''           file that says which topics are what (docs/bags.md); empty: found by themselves
+  start:='' end:=''    seconds from a recording's beginning
+  resize:=no           what is done with images of another size: no, stretch, crop
+  outcomes:=''         truth: the simulator's, of a run; or a YAML file, recording: success|failure; empty: what the recording says
+  controls:=4          recordings, not known to have failed, that are played again as what they are not
+  deployment:=greedy   how policies act: greedy, sampled
+  device:=cpu  jobs:=1 (processes, each with the models of its own)  seed:=0
+  out:=evaluation      folder of report.html, evaluation.json, scores.parquet, chunks.parquet; what is there already is not made again
+"""
+
+
+def main(words: Sequence[str], console: Console) -> int:
+    """Returns the exit code: 1 where a recording could not be evaluated. Raises WhetstoneError where none could."""
+    if not words or any(word in ("-h", "--help", "help") for word in words):
+        print(HELP, end="")
+        return 0
+    paths = [word for word in words if ":=" not in word]
+    given = parse_arguments([word for word in words if ":=" in word], ARGUMENTS)
+    if not paths:
+        raise ConfigError("name what is to be evaluated: a bag, a run's folder, episodes (policies on a robot: whetstone run evaluate)")
+    from robot_bringup.evaluation import running  # torch and pyarrow, which the other commands do not need
+
+    sources = recordings.find(paths)
+    settings = _settings(given, sources)
+    sources = _judged(sources, given["outcomes"])
+    sources = _controlled(sources, _at_least(given, "controls", 0))
+    out, jobs = Path(given["out"]).expanduser(), _at_least(given, "jobs", 1)
+    settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
+    command = f"whetstone evaluate {' '.join(paths)} {spelled(given, ARGUMENTS)}".strip()
+    ended = running.evaluate(settings, sources, out, jobs, command)
+    for name, why in ended.failed.items():
+        console.print(f"not evaluated: {name}: {why}", **_PLAIN)
+    for line in ended.shortcomings:
+        console.print(f"falls short: {line}", **_PLAIN)
+    for line in ended.notes:
+        console.print(line, **_PLAIN)
+    again = f", {ended.reused} of them before" if ended.reused else ""
+    console.print(f"{ended.recordings} recordings evaluated{again}: {out / 'report.html'}", **_PLAIN)
+    return 1 if ended.failed else 0
+
+
+_PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+
+def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
+    rewards, policies = named(given["reward"], "rewards"), named(given["policy"], "policies")
+    if not rewards and not policies:
+        raise ConfigError("say what is to be evaluated: reward:=NAME or policy:=NAME, or both")
+    robots = {given["robot"]} if given["robot"] else {_robot(source) for source in sources}
+    if len(robots) > 1 or not robots - {""}:
+        several = f"are of {', '.join(sorted(robots - {''})) or 'none'} and others; evaluate them one robot at a time"
+        which = several if len(robots) > 1 else "do not say whose they are"
+        raise ConfigError(f"the recordings {which}: robot:=NAME, one of {', '.join(config.available('robots'))}")
+    robot = robots.pop()
+    profile = load_profile(robot)
+    for key, known in (("resize", ("no", "stretch", "crop")), ("deployment", ("greedy", "sampled"))):
+        if given[key] not in known:
+            raise ConfigError(config.unknown(f"value of {key}", given[key], known))
+    task, instruction = _task(given["task"], profile.asset_name)
+    start, end = (_seconds(given, key) for key in ("start", "end"))
+    if start is not None and end is not None and start >= end:
+        raise ConfigError(f"start:={given['start']} is not before end:={given['end']}")
+    if given["topics"] and not Path(given["topics"]).expanduser().is_file():
+        raise ConfigError(f"topics:={given['topics']}: no such file")
+    return Settings(
+        robot=robot,
+        rewards=tuple(rewards),
+        policies=tuple(policies),
+        mode=given["deployment"],  # type: ignore[arg-type]
+        device=given["device"],
+        task=task,
+        instruction=instruction,
+        cameras=_cameras(given["cameras"]),
+        topics=given["topics"],
+        start=start,
+        end=end,
+        resize=given["resize"],  # type: ignore[arg-type]
+        seed=integer(given, "seed"),
+    )
+
+
+def _robot(source: Source) -> str:
+    from robot_bringup.evaluation.bag_recordings import robot_in
+
+    return recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path)
+
+
+def _task(text: str, robot: str) -> tuple[str, str]:
+    """Name and instruction; of words alone, the words."""
+    if not text:
+        return "", ""
+    if text in config.available("tasks") or text.endswith((".yaml", ".yml")):
+        task = load_task(text, robot)
+        return task.name, task.instruction
+    if " " not in text:
+        raise ConfigError(f"{config.unknown('task', text, config.available('tasks'))}, or say it in words")
+    return "", text
+
+
+def _cameras(text: str) -> dict[str, str]:
+    pairs = [item.partition("=") for item in text.split(",")] if text else []
+    if any(not ours or not topic for ours, _, topic in pairs):
+        raise ConfigError(f"argument cameras:={text} is not of the form camera=TOPIC,camera=TOPIC")
+    return {ours: topic for ours, _, topic in pairs}
+
+
+def _seconds(given: dict[str, str], key: str) -> float | None:
+    try:
+        value = float(given[key]) if given[key] else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not 0 <= value < math.inf:
+        raise ConfigError(f"argument {key}:={given[key]} must be seconds from the recording's beginning")
+    return value
+
+
+def _at_least(given: dict[str, str], key: str, least: int) -> int:
+    value = integer(given, key)
+    if value < least:
+        raise ConfigError(f"argument {key}:={value} must be at least {least}")
+    return value
+
+
+def _judged(sources: Sequence[Source], word: str) -> list[Source]:
+    """The sources with the outcomes that somebody else knows."""
+    if not word:
+        return list(sources)
+    if word == "truth":
+        folders = {source.path: Path(source.path).parent for source in sources if source.kind == "episode"}
+        known = {path: recordings.outcomes(folder) for path, folder in folders.items()}
+        found = [replace(one, outcome=known.get(one.path, {}).get(one.name, ""), judge="the simulator's truth") for one in sources]
+        if not any(one.outcome for one in found):
+            raise InputError("outcomes:=truth: no truth.jsonl beside these recordings says how they ended; only simulated runs write one")
+        return found
+    contents = config.load_yaml(Path(word).expanduser())
+    for name, outcome in contents.items():
+        if outcome not in ("success", "failure"):
+            raise ConfigError(f"{word}: '{name}' is {outcome!r}; it must be success or failure")
+        if name not in {source.name for source in sources}:
+            raise ConfigError(f"{word}: {config.unknown('recording', str(name), [source.name for source in sources])}")
+    return [replace(one, outcome=str(contents[one.name]), judge=word) if one.name in contents else one for one in sources]
+
+
+def _controlled(sources: Sequence[Source], count: int) -> list[Source]:
+    """The first `count` that are not known to have failed are played as controls too."""
+    found = []
+    for source in sources:
+        chosen = count > 0 and source.outcome != "failure"
+        count -= chosen
+        found.append(replace(source, controls=chosen))
+    return found
