@@ -214,7 +214,7 @@ def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pyt
         ((tmp_path / "text.mcap", "reward:=constant", robot, task), "text.mcap"),
         ((tmp_path / "blind", "reward:=constant", robot, task), "no images"),
         ((bag, "reward:=constant", robot), "says no instruction; give it with task:="),
-        ((bag, f"reward:={other}", robot, task), "'left'"),
+        ((bag, f"reward:={other}", robot, task), "say which, cameras:=left=TOPIC"),
         ((bag, "reward:=constant", robot, task, "cameras:=front=/camera/frnt/image_raw"), "did you mean '/camera/front/image_raw'"),
         ((bag, "policy:=flow_vla", "robot:=franka", task), "fer_joint1"),
         ((bag, "reward:=constant", robot, "task:=pickandplace"), "did you mean 'pick_and_place'"),

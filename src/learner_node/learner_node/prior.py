@@ -13,6 +13,7 @@ from learner_node.interventions import corrected
 from learner_node.rounds import judged
 from whetstone.contracts import PolicySpec, Rollout
 from whetstone.errors import ConfigError, InputError
+from whetstone.fitting import misfit
 from whetstone.store import RolloutStore
 
 
@@ -45,23 +46,6 @@ def read_prior(folder: str, spec: PolicySpec, source: str) -> Iterator[Rollout]:
                 raise ConfigError(f"{named}: {error}") from None
     if not count:
         raise ConfigError(f"{named}: holds no episode that came to its end; name a run, or what `whetstone episodes import` wrote")
-
-
-def misfit(rollout: Rollout, spec: PolicySpec) -> str:
-    """Why a policy cannot learn from an episode; empty where it can."""
-    for camera in spec.cameras:
-        if camera not in rollout.images:
-            return f"has no camera '{camera}'; it has {', '.join(rollout.images) or 'none'}"
-        size = rollout.images[camera].shape[1:3]
-        if spec.image_size is not None and size != tuple(spec.image_size):
-            return f"has images of {size[1]}x{size[0]} of camera '{camera}', the policy sees {spec.image_size[1]}x{spec.image_size[0]}"
-    columns = len(spec.joints) + 1
-    for what, found in (("measures", rollout.proprioception.shape[-1]), ("commands", rollout.actions.shape[-1])):
-        if found != columns:
-            return f"{what} {found - 1} joints and a gripper, the policy's robot has {columns - 1}"
-    if rollout.actions.shape[1] != spec.horizon:
-        return f"has chunks of {rollout.actions.shape[1]} rows, the policy's have {spec.horizon} (horizon)"
-    return ""
 
 
 def prior_count(batch: int, share: float, prior: int, own: int) -> int:

@@ -29,6 +29,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
 
   whetstone run MODE name:=value ...                    start the nodes of a run: refine, evaluate, sim, reward (run --help)
   whetstone evaluate RECORDING... name:=value ...       reward models and policies over bags and stored episodes: a report
+  whetstone refine RECORDING... name:=value ...         a policy refined on stored episodes alone
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
   whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, label, export and import the episodes of a run
@@ -71,6 +72,7 @@ def _main(words: list[str]) -> int:
         "report": _report,
         "episodes": lambda rest: episodes.main(rest, Console()),
         "evaluate": lambda rest: evaluation.main(rest, Console()),
+        "refine": _refine,
         "bench": _bench,
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
@@ -158,6 +160,12 @@ def _calibrate_arm(words: list[str]) -> int:
     from robot_bringup.so100 import calibrate  # the servos' SDK is nobody else's need
 
     return calibrate.main(words, Console())
+
+
+def _refine(words: list[str]) -> int:
+    from robot_bringup import stored_refinement  # what it loads, the other commands do not need
+
+    return stored_refinement.main(words, Console())
 
 
 def _module(name: str, words: list[str]) -> int:

@@ -24,6 +24,7 @@ from whetstone.bags.mapping import Mapping as BagMapping
 from whetstone.bags.messages import Message
 from whetstone.bags.reader import Bag, open_bag
 from whetstone.bags.roles import OWN, Roles, find_roles, instruction_of
+from whetstone.cdr import stamp_of_raw
 from whetstone.contracts import PROPRIOCEPTION
 from whetstone.errors import InputError
 from whetstone.profile import RobotProfile
@@ -74,8 +75,12 @@ class BagRecording:
             else:
                 yield name, stamp, message.decode
 
-    @cached_property
+    @property
     def done(self) -> Done | None:
+        return self._done
+
+    @cached_property
+    def _done(self) -> Done | None:
         """Of each control step the joint state and the command nearest to it, not further than half a period."""
         if not self._roles.joint_states:
             return None
@@ -251,10 +256,10 @@ def _first(bag: Bag, topic: str) -> int | None:
 def stamp_of(message: Message) -> int:
     """ns, of the header of a message that begins with one, without decoding the rest; where that is zero, when it was recorded."""
     raw, stamp = message.raw, 0
-    if message.channel.encoding == "ros1":
-        _, seconds, nanoseconds = struct.unpack_from("<III", raw) if len(raw) >= 12 else (0, 0, 0)
+    if message.channel.encoding == "ros1" and len(raw) >= 12:
+        _, seconds, nanoseconds = struct.unpack_from("<III", raw)
         stamp = seconds * 1_000_000_000 + nanoseconds
-    elif len(raw) >= 12:
-        seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
-        stamp = seconds * 1_000_000_000 + nanoseconds
+    else:
+        with suppress(InputError):
+            stamp = stamp_of_raw(raw)
     return stamp if stamp > 0 else message.time_ns

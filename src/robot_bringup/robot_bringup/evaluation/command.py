@@ -85,12 +85,7 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
     rewards, policies = named(given["reward"], "rewards"), named(given["policy"], "policies")
     if not rewards and not policies:
         raise ConfigError("say what is to be evaluated: reward:=NAME or policy:=NAME, or both")
-    robots = {given["robot"]} if given["robot"] else {_robot(source) for source in sources}
-    if len(robots) > 1 or not robots - {""}:
-        several = f"are of {', '.join(sorted(robots - {''})) or 'none'} and others; evaluate them one robot at a time"
-        which = several if len(robots) > 1 else "do not say whose they are"
-        raise ConfigError(f"the recordings {which}: robot:=NAME, one of {', '.join(config.available('robots'))}")
-    robot = robots.pop()
+    robot = given["robot"] or robot_of_all(sources)
     profile = load_profile(robot)
     for key, known in (("resize", ("no", "stretch", "crop")), ("deployment", ("greedy", "sampled"))):
         if given[key] not in known:
@@ -118,10 +113,16 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
     )
 
 
-def _robot(source: Source) -> str:
+def robot_of_all(sources: Sequence[Source]) -> str:
+    """The one that all of them say they are of. Raises ConfigError where they do not."""
     from robot_bringup.evaluation.bag_recordings import robot_in
 
-    return recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path)
+    robots = {recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path) for source in sources}
+    if len(robots) == 1 and robots != {""}:
+        return robots.pop()
+    several = f"are of {', '.join(sorted(robots - {''}))} and others; take them one robot at a time"
+    which = several if len(robots) > 1 else "do not say whose they are"
+    raise ConfigError(f"the recordings {which}: robot:=NAME, one of {', '.join(config.available('robots'))}")
 
 
 def _task(text: str, robot: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from robot_bringup.evaluation.models import Named
 from robot_bringup.evaluation.recordings import Source
 from whetstone import config
 from whetstone.contracts import PolicyMode
-from whetstone.images import Resize
+from whetstone.frame_sets import Resize
 from whetstone.profile import load_profile
 
 FORMAT = 1
