@@ -1,4 +1,4 @@
-"""`whetstone refine` over stored episodes, with the policy and the reward in assets/: weights that can be started from, and what is refused."""
+"""`whetstone refine` over stored episodes, with the models in assets/: weights that can be started from, and what is refused."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_another_reward_models_word_and_learners_that_cannot(episodes: Path, tmp
             ("learner:=ppo",),
             "learner 'ppo' learns from the newest episodes of its own policy alone; on stored ones use awr, behaviour_cloning",
         ),
-        (("learner:=dsrl",), "no episode can be learned from"),
+        (("learner:=dsrl",), "learner 'dsrl' needs 6; use policy:=steered"),
         (("learner:=filtered",), "did you mean 'filtered_bc'"),
         (("updates:=0",), "must be at least 1"),
         (("held_out:=1",), "must be a share"),
