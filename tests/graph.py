@@ -142,11 +142,12 @@ class Graph:
         self.episodes = self.node.create_publisher(Episode, "episode", EPISODE)
         self.processes: dict[str, subprocess.Popen[str]] = {}
 
-    def start(self, package: str, name: str, node: str, active: bool = True, **parameters) -> None:
+    def start(self, package: str, name: str, node: str, active: bool = True, remap: tuple[tuple[str, str], ...] = (), **parameters) -> None:
         """Start a node of ours and bring it up."""
         file = self.tmp_path / f"{node}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"robot": ROBOT, "task": "pick_and_place", **parameters}}}))
         argv = [*executable(package, name), "--ros-args", "-r", f"__node:={node}", "-r", f"__ns:=/{ROBOT}", "--params-file", str(file)]
+        argv += [word for source, target in remap for word in ("-r", f"{source}:={target}")]
         log = (self.tmp_path / f"{node}.log").open("w")
         self.processes[node] = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, text=True, env=self.environment)
         log.close()

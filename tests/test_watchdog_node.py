@@ -26,7 +26,7 @@ from whetstone.config import find
 from whetstone.images import to_message
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, EVENT, LATCHED, STATE, camera_qos
+from whetstone.ros import COMMAND, EVENT, LATCHED, STATE, camera_qos, to_stamp
 
 PROFILE = load_profile(ROBOT)
 HERE, SPEED = PROFILE.home, 0.2
@@ -55,6 +55,7 @@ class Peers:
         self.commands = node.create_publisher(JointTrajectory, ARM_COMMAND, COMMAND)
         self.buttons = [node.create_publisher(Bool, "e_stop", qos) for qos in (LATCHED, camera_qos(True))]
         self.mode = node.create_publisher(UInt8, "driver/mode", STATE)
+        self.spoken = 0
         self.wrong: JointTrajectory | None = None  # said instead of what the policy ought to say
         self.driven: list[JointTrajectory] = []
         self.states: list[Watchdog] = []
@@ -72,14 +73,18 @@ class Peers:
             nonlocal spoken
             if time.monotonic() - spoken > 0.02:
                 spoken = time.monotonic()
+                self.spoken += 1
+                stamp = self.spoken * 20_000_000
                 if "joints" in self.speaking:
                     profile = self.profile
                     names, velocity = [*profile.joint_names, profile.gripper.joint], [SPEED] * len(profile.joints) + [0.0]
-                    self.joints.publish(JointState(name=names, position=[*profile.home, profile.gripper.open], velocity=velocity))
+                    message = JointState(name=names, position=[*profile.home, profile.gripper.open], velocity=velocity)
+                    message.header.stamp = to_stamp(stamp)
+                    self.joints.publish(message)
                 if "mode" in self.speaking:
                     self.mode.publish(UInt8(data=self.mode_now))
                 if "camera" in self.speaking:
-                    self.camera.publish(to_message(np.zeros((128, 128, 3), np.uint8), 0, "front"))
+                    self.camera.publish(to_message(np.full((128, 128, 3), 50 + self.spoken % 100, np.uint8), stamp, "front"))
                 if "policy" in self.speaking:
                     self.life.publish(Command())
                     home = self.profile.home

@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -128,7 +129,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._receiver = WeightsReceiver(self._policy, self._self_test)
         self._guard = Guard(self._profile)
         self._converter = ActionConverter(self._policy.spec.action_space, self._profile)
-        self._arm = TrajectoryCommand(self._profile) if p.gated else arm_command(self._profile)
+        # The watchdog tells two policies from one by the author; nothing else tells a dead process from one that commands besides.
+        self._arm = TrajectoryCommand(self._profile, uuid.uuid4().hex) if p.gated else arm_command(self._profile)
         self._trigger = GripperTrigger(self._profile.gripper.hysteresis)
         self._teleoperation, self._scene = Teleoperation(), Teleoperation()
         spec = self._policy.spec
@@ -242,16 +244,20 @@ class PolicyNode(WhetstoneNode[Parameters]):
         actions = self._policy.act(seen).actions
         if self._inpainting is not None:
             actions = self._inpainting.inpaint(seen, Underway(actions[: spec.execute], 1)).actions
-        if actions.shape != (spec.horizon, spec.columns):
-            raise InputError(f"the policy answers {actions.shape}, its horizon and action space say {(spec.horizon, spec.columns)}")
+        self._check_shape(actions)
         if not np.isfinite(actions).all():
             raise InputError("the policy answers values that are not finite")
+
+    def _check_shape(self, actions: np.ndarray) -> None:
+        spec = self._policy.spec
+        if actions.shape != (spec.horizon, spec.columns):
+            raise InputError(f"the policy answers {actions.shape}, its horizon and action space say {(spec.horizon, spec.columns)}")
 
     # Episodes.
 
     def _on_episode(self, message: Episode) -> None:
         self._episode = message
-        if self.state() != "active":
+        if self.state() not in ("activating", "active"):
             return
         if message.phase != Episode.PHASE_RUNNING:
             self._stop()
@@ -325,7 +331,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
 
     def _on_joints(self, message: JointState) -> None:
         stamp = to_ns(message.header.stamp)
-        self._measured = Measured(stamp, self._profile.proprioception(list(message.name), message.position), time.monotonic())
+        try:
+            proprioception = self._profile.proprioception(list(message.name), message.position)
+        except InputError as error:
+            if not self.parameters.realtime:
+                raise
+            # One bad word of a driver must not cost the run: the arm is held when it is the last for long, and the watchdog stops it.
+            self.get_logger().warning(f"'{self._profile.joint_states}': {error}; it counts for nothing", throttle_duration_sec=2.0)
+            return
+        self._measured = Measured(stamp, proprioception, time.monotonic())
         self._unanswered = True
         if self.parameters.realtime:
             self._consider(together=True)
@@ -404,7 +418,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
             if seen < 0 or not self._execution.due(seen):
                 return
             apart, limit = self._profile.period_ns // 2, self._profile.guard.stale_after
-            if any(one is None or now - one[1] > limit or (together and abs(one[0] - measured.stamp) > apart) for one in images):
+            old = measured.stamp - round(limit * 1e9)
+            if any(
+                one is None or now - one[1] > limit or one[0] < old or (together and abs(one[0] - measured.stamp) > apart) for one in images
+            ):
                 return
             self._observed = now
             self._execution.begin(seen)
@@ -429,6 +446,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             chunk = self._inpainting.inpaint(observation, underway)
         else:
             chunk = self._policy.act(observation)
+        self._check_shape(chunk.actions)
         converted = self._converter.convert(chunk.actions, observation.proprioception)
         return chunk, converted, time.perf_counter() - began
 

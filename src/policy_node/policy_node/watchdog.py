@@ -36,22 +36,38 @@ class Watchdog:
         self._policy = (patience - 1 / LOOKS) * profile.period  # one look early, so that the arm is stopped in time
         self._stale = profile.guard.stale_after
         self._heard: dict[str, float] = {}
+        self._unfit: dict[str, str] = {}  # part -> what it says in place of what it ought to
+        self._author: tuple[str, float] | None = None  # who commanded last, and when
         self._moving = False
         self._blind: float | None = None  # since when commands come without what must be known for them
 
     def heard(self, part: str, now: float) -> None:
         """now: s of a steady clock."""
         self._heard[part] = now
+        self._unfit.pop(part, None)
+
+    def unfit(self, part: str, why: str, now: float) -> None:
+        """It spoke, but of no use: it counts as silent, and who is told of that is told why."""
+        self._heard.setdefault(part, now)
+        self._unfit[part] = why
 
     def rest(self) -> None:
         """No episode runs: nobody is expected to command."""
         self._moving = False
         self._heard.pop(POLICY, None)
+        self._author = None
 
-    def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool, now: float) -> bool:
-        """Whether this command (joints,) rad may go to the driver; running: an episode does. One that is no finite number or further from
-        `measured` than the guard lets any be stops the arm: it never passed the guard."""
+    def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool, now: float, author: str = "") -> bool:
+        """Whether this command (joints,) rad may go to the driver; running: an episode does; author: the process that it comes from.
+
+        One that is no finite number or further from `measured` than the guard lets any be stops the arm: it never passed the guard. So does
+        one by another author than the last command's, unless that one is silent since.
+        """
         if self.stopped:
+            return False
+        before, self._author = self._author, (author, now)
+        if before is not None and before[0] != author and now - before[1] <= self._stale:
+            self.stop("second publisher: two policies command the arm")
             return False
         unknown = self._never() if measured is not None else (*self._never(), "command: where the arm is is not known")
         if measured is None or unknown:
@@ -75,7 +91,8 @@ class Watchdog:
         for part, last in self._heard.items() if self._moving else ():
             limit = self._policy if part == POLICY else self._stale
             if now - last > limit:
-                late.append(f"{part}: {'no command' if part == POLICY else 'nothing'} for {now - last:.2f} s")
+                what = "no command" if part == POLICY else self._unfit.get(part, "nothing")
+                late.append(f"{part}: {what} for {now - last:.2f} s")
         return (*found, *late)
 
     def look(self, now: float, found: Sequence[str] = ()) -> bool:
@@ -106,9 +123,10 @@ class Watchdog:
             return False, "not stopped"
         if found := (*found, *self._never()):
             return False, f"still stopped: {'; '.join(found)}"
-        stale = [part for part, last in self._heard.items() if part != POLICY and now - last > self._stale]
-        if stale:
-            return False, f"still stopped: nothing from {', '.join(stale)}"
+        silent = [part for part, last in self._heard.items() if part != POLICY and now - last > self._stale]
+        if silent:
+            said = [f"{self._unfit.get(part, 'nothing')} from {part}" for part in silent]
+            return False, f"still stopped: {', '.join(said)}"
         self.stopped = ()
         self.rest()
         return True, "released"

@@ -25,13 +25,15 @@ from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Command, Episode
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
+from policy_node.camera_watch import CameraWatch
 from policy_node.watchdog import LOOKS, MODE, POLICY, Watchdog, braking, set_points
 from whetstone.commands import ARM_COMMAND, arm_command
-from whetstone.errors import ConfigError
+from whetstone.errors import ConfigError, InputError
 from whetstone.profile import DriverMode, load_profile
 from whetstone.ros import (
     CAMERA_LIVE,
     COMMAND,
+    COMMAND_FROM_MANY,
     EPISODE,
     EVENT,
     LATCHED,
@@ -39,6 +41,7 @@ from whetstone.ros import (
     camera_qos,
     joints_qos,
     run_node,
+    stamp_of_raw,
     to_ns,
     to_stamp,
 )
@@ -80,7 +83,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self._running = False
         self._driver = self.create_publisher(self._arm.message_type, profile.command.topic, COMMAND)
         self._state = self.create_publisher(WatchdogMessage, "watchdog", LATCHED)
-        self.create_subscription(JointTrajectory, ARM_COMMAND, self._on_command, COMMAND)
+        self.create_subscription(JointTrajectory, ARM_COMMAND, self._on_command, COMMAND_FROM_MANY)
         self.create_subscription(Command, "policy/command", self._on_sign_of_life, EVENT, raw=True)
         self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         self.create_subscription(JointState, profile.joint_states, self._on_joints, joints_qos(True))
@@ -88,9 +91,10 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self.create_subscription(Bool, "e_stop", self._on_e_stop, LATCHED)
         self.create_subscription(Bool, "e_stop", self._on_e_stop, CAMERA_LIVE)
         for camera in profile.cameras:
+            watch = CameraWatch(round(profile.guard.stale_after * 1e9), self.parameters.hardware)
 
-            def on_image(_: bytes, part: str = f"camera '{camera.name}'") -> None:
-                self._watchdog.heard(part, time.monotonic())
+            def on_image(data: bytes, part: str = f"camera '{camera.name}'", watch: CameraWatch = watch) -> None:
+                self._hear(part, watch.wrong(stamp_of_raw(data), data, self._stamp))
 
             self.create_subscription(Image, camera.topic, on_image, camera_qos(True), raw=True)
         if self._watched_mode is not None:
@@ -120,9 +124,23 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         if self._running:
             self._watchdog.heard(POLICY, time.monotonic())
 
+    def _hear(self, part: str, wrong: str) -> None:
+        if wrong:
+            self._watchdog.unfit(part, wrong, time.monotonic())
+        else:
+            self._watchdog.heard(part, time.monotonic())
+
     def _on_joints(self, message: JointState) -> None:
         names, stamp = list(message.name), to_ns(message.header.stamp)
-        row = self._profile.proprioception(names, message.position).astype(np.float64)
+        try:
+            row = self._profile.proprioception(names, message.position).astype(np.float64)
+        except InputError as error:  # who stops the arm must not fall for what the arm says
+            self._hear("joint states", f"{error}; nothing better")
+            return
+        back = self._stamp - stamp if self._measured is not None else -1
+        if 0 <= back <= self._profile.guard.stale_after * 1e9:
+            self._hear("joint states", "stamps that do not advance")
+            return
         positions = row[:-1]
         if len(self._profile.command_names) > len(positions) and not self._grip.size:
             self._grip = np.array([self._profile.opening_to_goal(row[-1])])
@@ -133,6 +151,9 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             self._velocity = (positions - self._measured) / ((stamp - self._stamp) / 1e9)
         self._measured, self._stamp = positions, stamp
         self._watchdog.heard("joint states", time.monotonic())
+        # What is a step of an episode, and what was seen when, holds no more.
+        if back > 0 and self._running and self._watchdog.stop(f"joint states: their clock was set back by {back / 1e9:.1f} s"):
+            self._brake()
 
     def _on_mode(self, message: Any) -> None:
         assert self._watched_mode is not None
@@ -148,7 +169,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             return
         command, grip = self._read(message)
         before = self._watchdog.stopped
-        if self._watchdog.passes(command, self._measured, self._running, time.monotonic()):
+        if self._watchdog.passes(command, self._measured, self._running, time.monotonic(), message.header.frame_id):
             self._last, self._grip = command, grip
             point = [*message.points][0]
             within = max(self._profile.period_ns, point.time_from_start.sec * 1_000_000_000 + point.time_from_start.nanosec)

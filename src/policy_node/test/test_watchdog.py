@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from policy_node.camera_watch import CameraWatch
 from policy_node.watchdog import MODE, POLICY, Watchdog, braking, set_points
 from whetstone.profile import RobotProfile, load_profile
 
@@ -121,7 +122,7 @@ def test_only_a_human_releases_it_and_not_while_it_is_still_wrong() -> None:
     assert not watchdog.stop("again") and watchdog.stopped == ("e-stop: pressed",), "the first reason is the one to tell"
     assert not watchdog.passes(HERE, HERE, running=True, now=0.0)
     assert watchdog.release(0.03, ["e-stop: pressed"]) == (False, "still stopped: e-stop: pressed")
-    assert watchdog.release(1.0) == (False, "still stopped: nothing from joint states, camera 'front'")
+    assert watchdog.release(1.0) == (False, "still stopped: nothing from joint states, nothing from camera 'front'")
     for part in (JOINTS, CAMERA):
         watchdog.heard(part, 1.0)
     assert watchdog.release(1.1) == (True, "released")
@@ -190,3 +191,58 @@ def test_who_was_not_known_is_named_once_they_are() -> None:
     assert watchdog.told_more("second: ", "?", ["second: /other"])
     assert watchdog.stopped == ("e-stop", "second: /other")
     assert not watchdog.told_more("second: ", "?", ["second: /third"])
+
+
+def test_what_speaks_of_no_use_is_silent_and_said_to_be_why() -> None:
+    watchdog = moving()
+    for count in range(1, 40):
+        now = count * PERIOD
+        watchdog.heard(JOINTS, now)
+        watchdog.heard(POLICY, now)
+        watchdog.unfit(CAMERA, "black", now)
+        if watchdog.look(now):
+            break
+    assert STALE < now <= STALE + 2 * PERIOD and watchdog.stopped[0].startswith("camera 'front': black for 0.")
+    assert watchdog.release(now) == (False, "still stopped: black from camera 'front'")
+    watchdog.heard(CAMERA, now)
+    assert watchdog.release(now)[0]
+
+
+def test_a_camera_that_was_never_any_good_is_watched_from_its_first_word() -> None:
+    watchdog = Watchdog(PROFILE)
+    watchdog.unfit(CAMERA, "the same picture", 0.0)
+    assert watchdog.passes(HERE, HERE, running=True, now=0.1)
+    assert not watchdog.look(STALE - 0.01) and watchdog.look(STALE + 0.01)
+
+
+def test_two_policies_stop_the_arm_and_one_after_the_other_does_not() -> None:
+    watchdog = moving()
+    assert watchdog.passes(HERE, HERE, True, PERIOD, "a") is False and watchdog.stopped  # moving() commanded as nobody
+    assert watchdog.release(PERIOD)[0]
+    assert watchdog.passes(HERE, HERE, True, PERIOD, "a") and watchdog.passes(HERE, HERE, True, 2 * PERIOD, "a")
+    assert not watchdog.passes(HERE, HERE, True, 2.5 * PERIOD, "b")
+    assert watchdog.stopped == ("second publisher: two policies command the arm",)
+    watchdog.stopped = ()
+    watchdog.rest()
+    assert watchdog.passes(HERE, HERE, False, 3 * PERIOD, "b")
+    assert watchdog.passes(HERE, HERE, False, 3 * PERIOD + STALE + 0.01, "c"), "b is dead since"
+
+
+def picture(value: int, stamp: int) -> bytes:
+    """As CDR has it: encapsulation and stamp, some more of a header, pixels."""
+    return bytes(4) + stamp.to_bytes(8, "little") + bytes(48) + bytes([value, value // 2, value // 4]) * 1000
+
+
+def test_a_picture_that_is_none() -> None:
+    watch, step = CameraWatch(behind=300, frozen=True), 100
+    assert watch.wrong(step, picture(90, step), 0) == ""
+    assert watch.wrong(2 * step, picture(90, 2 * step), 0) == "the same picture"
+    assert watch.wrong(3 * step, picture(91, 3 * step), 0) == ""
+    assert watch.wrong(3 * step, picture(92, 3 * step), 0) == "stamps that do not advance"
+    assert watch.wrong(2 * step, picture(93, 2 * step), 0) == "stamps that do not advance"
+    assert watch.wrong(4 * step, picture(94, 4 * step), 4 * step + 300) == ""
+    assert watch.wrong(5 * step, picture(95, 5 * step), 5 * step + 301).endswith("s behind the joint states")
+    assert watch.wrong(6 * step, picture(8, 6 * step), 0) == "black"
+    assert watch.wrong(7 * step, picture(9, 7 * step), 0) == ""
+    still = CameraWatch(behind=300, frozen=False)
+    assert still.wrong(step, picture(90, step), 0) == still.wrong(2 * step, picture(90, 2 * step), 0) == ""

@@ -42,18 +42,19 @@ class ArmCommand(Protocol):
 
 
 class TrajectoryCommand:
-    """trajectory_msgs/JointTrajectory with one point."""
+    """trajectory_msgs/JointTrajectory with one point. author: of the commands, for the watchdog, in the header's frame_id."""
 
     message_type = JointTrajectory
     interpolates = True
 
-    def __init__(self, profile: RobotProfile) -> None:
+    def __init__(self, profile: RobotProfile, author: str = "") -> None:
         self._period_ns = profile.period_ns
         self._point = JointTrajectoryPoint()
         self._point.time_from_start = Duration()
         self._message = JointTrajectory()
         self._message.joint_names = list(profile.command_names)
         self._message.points = [self._point]
+        self._message.header.frame_id = author
 
     def build(self, positions: np.ndarray, velocities: np.ndarray, stamp: int, within_ns: int = 0) -> JointTrajectory:
         duration = self._point.time_from_start

@@ -73,6 +73,8 @@ STATE = _qos(200)
 """Joint states by wall clock and other small state."""
 COMMAND = _qos(1)
 """Driver commands: the newest wins."""
+COMMAND_FROM_MANY = _qos(4)
+"""The same for who must notice that there are two senders: of depth 1 the one that speaks last in each period would hide the other."""
 EVENT = _qos(LOCKSTEP_DEPTH, latched=True)
 """Rewards, actions, guard reports, truth: every one counts, also for a subscriber that is discovered a moment late."""
 LATCHED = _qos(1, latched=True)
