@@ -116,6 +116,8 @@ class LearnerNode(WhetstoneNode[Parameters]):
         self._journal = Journal(p.run_dir, identity, p.keep)
         for line in recover(self._store, self._spec.cameras, _decode, self._tolerance):
             self.get_logger().warning(line)
+        self._complained: set[str] = set()
+        self._count_set_aside()
         self._rollouts: list[Rollout] = []
         self._done: Done | None = self._resume(policy) if p.resume or p.restarted else None
         say = self.get_logger().warning
@@ -304,10 +306,23 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def _write(self, rollout: Rollout) -> None:
         self._store.write(rollout)
         if self.parameters.rollout_budget_gb:
-            gone = self._store.prune(round(self.parameters.rollout_budget_gb * 1e9))
+            budget = round(self.parameters.rollout_budget_gb * 1e9)
+            gone = self._store.prune(budget)
             if gone:
                 self.counters["pruned_episodes"] = self.counters.get("pruned_episodes", 0) + len(gone)
                 self.get_logger().info(f"disk budget of {self.parameters.rollout_budget_gb:g} GB: removed {', '.join(gone)}")
+        self._count_set_aside()
+
+    def _count_set_aside(self) -> None:
+        """What only a human deletes must not fill the disk in silence."""
+        for where, (count, size) in self._store.set_aside().items():
+            self.counters[f"{where}_episodes"], self.counters[f"{where}_mb"] = count, round(size / 1e6, 1)
+            if size > self.parameters.rollout_budget_gb * 1e9 / 2 > 0 and where not in self._complained:
+                self._complained.add(where)
+                self.get_logger().warning(
+                    f"{self._store.root / where} takes {size / 1e9:.2f} of the {self.parameters.rollout_budget_gb:g} GB for episodes; "
+                    f"`whetstone episodes clear {self._store.root} {where}` deletes it"
+                )
 
     def _set_aside(self, rollout: Rollout) -> None:
         self._store.interrupt(rollout.episode_id, rollout, "the node that recorded it was restarted meanwhile: this is the rest")

@@ -32,7 +32,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone refine RECORDING... name:=value ...         a policy refined on stored episodes alone
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
-  whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, label, export and import the episodes of a run
+  whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, clear, label, export, import the episodes of a run
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots

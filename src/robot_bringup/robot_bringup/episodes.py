@@ -32,7 +32,8 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
   list FOLDER                 one line for each; what cannot be read is set aside in FOLDER/quarantine and named
   show FOLDER EPISODE         one episode: what was seen, done and earned at each decision
   protect FOLDER EPISODE...   keep them whatever the disk budget; unprotect takes it back
-  prune FOLDER gb:=N          delete the oldest unprotected ones until all take at most N GB
+  prune FOLDER gb:=N          delete the oldest unprotected ones until all take at most N GB, with what is set aside
+  clear FOLDER interrupted    delete what killed runs left; or quarantine: what cannot be read. Nothing else ever deletes them
   label FOLDER reward:=NAME   score them again with a reward model, in place of what they have; only:= and robot:= as below, device:=cpu
   export FOLDER to:=DATASET   write a LeRobotDataset v3.0 with a progress file for RA-BC; further arguments (docs/rollouts.md):
       only:=all|success|EPISODE,EPISODE  rows:=auto|decisions|steps  images:=video|png|none  reward:=total|success|...
@@ -65,6 +66,7 @@ def main(words: Sequence[str], console: Console) -> int:
         "protect": _protect,
         "unprotect": _unprotect,
         "prune": _prune,
+        "clear": _clear,
         "label": _label,
         "export": _export,
     }
@@ -122,6 +124,20 @@ def _list(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
         console.print(f"{words}: {name}: {reason}", highlight=False, soft_wrap=True)
     for name, reason in store.interrupted().items():
         console.print(f"interrupted: {name}: {reason} (see {store.root / 'interrupted'})", highlight=False, soft_wrap=True)
+    _say_set_aside(store, console)
+
+
+def _say_set_aside(store: RolloutStore, console: Console) -> None:
+    for where, (count, size) in store.set_aside().items():
+        if count:
+            freed = f"`whetstone episodes clear {store.root} {where}` deletes them"
+            console.print(f"{where}: {count} folders, {size / 1e6:.1f} MB, which count in the disk budget; {freed}", **_PLAIN)
+
+
+def _clear(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
+    if len(rest) != 1:
+        raise ConfigError("whetstone episodes clear takes a folder and one of interrupted and quarantine")
+    console.print(f"{store.root / rest[0]}: {store.clear(rest[0]) / 1e6:.1f} MB deleted", **_PLAIN)
 
 
 def _versions(rollout: Rollout) -> str:
@@ -314,3 +330,4 @@ def _prune(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
         raise ConfigError("whetstone episodes prune takes a folder and gb:=N, the GB that may stay")
     gone = store.prune(round(budget * 1e9))
     console.print(f"deleted: {', '.join(gone) or 'nothing'}", highlight=False, soft_wrap=True)
+    _say_set_aside(store, console)

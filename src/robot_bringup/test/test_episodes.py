@@ -74,6 +74,20 @@ def test_what_a_killed_process_left_is_named(run_dir: Path, capsys: pytest.Captu
     assert "aborted" in capsys.readouterr().out
 
 
+def test_what_is_set_aside_is_counted_and_cleared_by_a_human(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["episodes", "list", str(run_dir)]) == 0
+    root = run_dir / "rollouts"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "quarantine: 1 folders, 0.0 MB, which count in the disk budget" in said
+    assert f"`whetstone episodes clear {root} quarantine` deletes them" in said and "interrupted:" not in said
+    assert main(["episodes", "clear", str(run_dir), "everything"]) == 2
+    assert "'everything' cannot be cleared; there are interrupted and quarantine" in capsys.readouterr().err
+    assert main(["episodes", "clear", str(run_dir), "quarantine"]) == 0
+    assert "quarantine: 0.0 MB deleted" in capsys.readouterr().out and not list((root / "quarantine").iterdir())
+    assert main(["episodes", "list", str(run_dir)]) == 0
+    assert "quarantine" not in capsys.readouterr().out
+
+
 def test_one_episode(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["episodes", "show", str(run_dir), "train-000-0000"]) == 0
     shown = capsys.readouterr().out

@@ -204,6 +204,28 @@ def test_the_budget_takes_the_oldest_unprotected_and_never_the_newest(tmp_path: 
         store.protect("train-000-0001")
 
 
+def test_what_is_set_aside_counts_in_the_budget_and_goes_at_a_human_s_word_alone(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    for index in range(4):
+        meta = store.write(rollout(f"train-000-000{index}")) / "meta.json"
+        os.utime(meta, ns=(index, index))
+    size = store.size("train-000-0000")
+    assert store.set_aside() == {"interrupted": (0, 0), "quarantine": (0, 0)}
+    store.quarantine("train-000-0000", "broken")
+    store.begin("train-000-0009").close()
+    store.interrupt("train-000-0009", rollout("train-000-0009"), "killed")
+    aside = store.set_aside()
+    assert [count for count, _ in aside.values()] == [1, 1] and all(bytes_ > size / 2 for _, bytes_ in aside.values())
+    taken = sum(bytes_ for _, bytes_ in aside.values())
+    assert store.prune(3 * size + taken + 100) == []
+    assert store.prune(3 * size + 100) == ["train-000-0001", "train-000-0002"] and store.set_aside() == aside
+    with pytest.raises(InputError, match="'running' cannot be cleared; there are interrupted and quarantine"):
+        store.clear("running")
+    assert store.clear("interrupted") == aside["interrupted"][1]
+    assert store.set_aside() == {"interrupted": (0, 0), "quarantine": aside["quarantine"]}
+    assert store.list() == ["train-000-0003"] and store.prune(size + taken) == []
+
+
 def test_reading_while_another_process_removes_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RolloutStore(tmp_path)
     for name in ("a", "b", "c"):

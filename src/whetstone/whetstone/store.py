@@ -3,7 +3,8 @@
 Role: one folder per episode, `meta.json` + `arrays.npz` (and `frames.log`, where every frame was recorded), written under a temporary name
 and renamed when complete, so that a folder that is there is whole. An episode that still runs is a folder in `running/` that is only
 appended to; what a killed process left there goes to `interrupted/`. What cannot be read is set aside in `quarantine/` with the reason.
-Neither is ever deleted; what is protected stays when the disk budget is spent. No pickle. Depends on numpy only.
+Neither is deleted but by a human's word (`clear`), though both count when the disk budget is spent; what is protected stays then. No
+pickle. Depends on numpy only.
 """
 
 from __future__ import annotations
@@ -315,6 +316,23 @@ class RolloutStore:
         reasons = sorted((self.root / where).glob("*/reason.txt"))
         return {path.parent.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in reasons}
 
+    def set_aside(self) -> dict[str, tuple[int, int]]:
+        """What the store keeps beside its episodes: `interrupted` and `quarantine` -> (folders, bytes)."""
+        found = {}
+        for where in (_INTERRUPTED, _QUARANTINE):
+            folders = [path for path in (self.root / where).glob("*") if path.is_dir()]
+            found[where] = len(folders), sum(_bytes(folder) for folder in folders)
+        return found
+
+    def clear(self, where: str) -> int:
+        """Delete all that is in `interrupted` or `quarantine`, as a human asked; returns the bytes that are free now."""
+        if where not in (_INTERRUPTED, _QUARANTINE):
+            raise InputError(f"'{where}' cannot be cleared; there are {_INTERRUPTED} and {_QUARANTINE}")
+        _, size = self.set_aside()[where]
+        for folder in (self.root / where).glob("*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        return size - self.set_aside()[where][1]
+
     def protect(self, episode_id: str, on: bool = True) -> None:
         """Keep an episode whatever the budget (or no longer). InputError where it is not there."""
         mark = self._folder(episode_id) / _PROTECTED
@@ -335,12 +353,12 @@ class RolloutStore:
         return sum(found.st_size for path in self._folder(episode_id).iterdir() if (found := _stat(path)))
 
     def prune(self, budget: int) -> list[str]:
-        """Delete whole episodes, the oldest first, until all together take at most `budget` bytes; protected and quarantined ones and the
-        newest stay. Returns the ids of those that went."""
+        """Delete whole episodes, the oldest first, until all together, with what is set aside, take at most `budget` bytes; protected ones,
+        what is set aside and the newest stay. Returns the ids of those that went."""
         found = [(one, _stat(self.root / one / "meta.json")) for one in self.list()]
         ages = [one for _, one in sorted((stat.st_mtime_ns, one) for one, stat in found if stat)]
         sizes = {one: self.size(one) for one in ages}
-        total, gone = sum(sizes.values()), []
+        total, gone = sum(sizes.values()) + sum(size for _, size in self.set_aside().values()), []
         for one in ages[:-1]:
             if total <= budget:
                 break
@@ -401,6 +419,10 @@ def _final_record(folder: Path) -> str:
         return str(json.loads((folder / "meta.json").read_text(encoding="utf-8")).get("record", ""))
     except (OSError, ValueError, AttributeError):
         return ""
+
+
+def _bytes(folder: Path) -> int:
+    return sum(found.st_size for path in folder.rglob("*") if path.is_file() and (found := _stat(path)))
 
 
 def _stat(path: Path) -> os.stat_result | None:
