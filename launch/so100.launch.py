@@ -4,6 +4,8 @@ Our driver of a SO-100 alone: it configures and activates itself. The run is ano
 evaluate.launch.py sim:=none driver:=so100 port:=... calibration:=...
 """
 
+from pathlib import Path
+
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -27,7 +29,7 @@ def generate_launch_description():
 
 def _start(context):
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    namespace = given.pop("namespace") or given["robot"]
+    namespace = given.pop("namespace") or Path(given["robot"]).stem
     parameters = bringup.parameters(**given)
     node = Node(
         package="robot_bringup",

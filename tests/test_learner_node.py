@@ -10,13 +10,14 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from diagnostic_msgs.msg import DiagnosticArray
 from graph import PERIOD, Graph
 from sensor_msgs.msg import Image, JointState
 from whetstone_msgs.msg import Action, Command, Episode, Reward, Update
 
 from whetstone.images import to_message
 from whetstone.profile import load_profile
-from whetstone.ros import EVENT, LATCHED, camera_qos, joints_qos, to_stamp
+from whetstone.ros import EVENT, LATCHED, STATE, camera_qos, joints_qos, to_stamp
 from whetstone.store import RolloutStore
 
 PROFILE = load_profile("so100")
@@ -32,11 +33,18 @@ class Peers:
         self.graph = graph
         self.store = RolloutStore(graph.tmp_path / "run" / "rollouts")
         self.human: tuple[int, ...] = ()
+        self.counters: dict[str, str] = {}
+        node.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, STATE)
         self.cameras = {camera.name: node.create_publisher(Image, camera.topic, camera_qos(False)) for camera in PROFILE.cameras}
         self.joints = node.create_publisher(JointState, PROFILE.joint_states, joints_qos(False))
         self.commands = node.create_publisher(Command, "policy/command", EVENT)
         self.actions = node.create_publisher(Action, "policy/action", EVENT)
         self.rewards = node.create_publisher(Reward, "reward", EVENT)
+
+    def on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.endswith("/learner"):
+                self.counters = {pair.key: pair.value for pair in status.values}
 
     def start(self, again: bool = False, learner: str = "") -> None:
         """again: as the supervisor does it after a kill; a service call might reach the dead node's ghost."""
@@ -116,6 +124,7 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         graph.until(lambda: "train-000-0001 was running when its recorder was killed: " in graph.log("learner"))
         aside = RolloutStore(peers.store.root / "interrupted")
         assert aside.list() == ["train-000-0001"] and peers.store.list() == ["train-000-0000"]
+        graph.until(lambda: peers.counters.get("folders_in_interrupted") == "1" and "mb_in_interrupted" in peers.counters)
         rollout = aside.read("train-000-0001")
         assert rollout.outcome == "aborted" and rollout.images["wrist"][0, 0, 0, 0] == 100
         assert json.loads((peers.store.root / "interrupted/train-000-0001/meta.json").read_text())["format"] == 3

@@ -316,7 +316,7 @@ class LearnerNode(WhetstoneNode[Parameters]):
     def _count_set_aside(self) -> None:
         """What only a human deletes must not fill the disk in silence."""
         for where, (count, size) in self._store.set_aside().items():
-            self.counters[f"{where}_episodes"], self.counters[f"{where}_mb"] = count, round(size / 1e6, 1)
+            self.counters |= {f"folders_in_{where}": count, f"mb_in_{where}": round(size / 1e6, 1)}
             if size > self.parameters.rollout_budget_gb * 1e9 / 2 > 0 and where not in self._complained:
                 self._complained.add(where)
                 self.get_logger().warning(
