@@ -33,6 +33,8 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone demo name:=value ...                        refine, compare before and after, write a report
   whetstone demo-study name:=value ...                  the demo for every robot and seed, and the controls
   whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, clear, label, export, import the episodes of a run
+  whetstone convert FROM TO name:=value ...             bags, episodes and LeRobot datasets, each from each
+  whetstone view BAG name:=value ...                    a bag in rerun
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
@@ -73,6 +75,8 @@ def _main(words: list[str]) -> int:
         "episodes": lambda rest: episodes.main(rest, Console()),
         "evaluate": lambda rest: evaluation.main(rest, Console()),
         "refine": _refine,
+        "convert": _convert,
+        "view": _view,
         "bench": _bench,
         "assets": _assets,
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
@@ -154,6 +158,18 @@ def _assets(words: list[str]) -> int:
         _print_help("assets", "make base policies and reward models again from nothing", making.ASSETS_ARGUMENTS, refine=False)
         return 0
     return making.make_assets(pairs(words), Console())
+
+
+def _convert(words: list[str]) -> int:
+    from robot_bringup.bags import convert  # its libraries are nobody else's need
+
+    return convert.main(words, Console())
+
+
+def _view(words: list[str]) -> int:
+    from robot_bringup.bags import view
+
+    return view.main(words, Console())
 
 
 def _calibrate_arm(words: list[str]) -> int:

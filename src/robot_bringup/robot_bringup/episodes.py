@@ -16,7 +16,7 @@ from rich.table import Table
 
 from robot_bringup import records
 from whetstone import jsonfile
-from whetstone.arguments import boolean, integer, parse_arguments
+from whetstone.arguments import boolean, integer, named, one_of, parse_arguments
 from whetstone.config import unknown
 from whetstone.contracts import Rollout
 from whetstone.errors import ConfigError, InputError
@@ -45,10 +45,10 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
 """
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 _LABEL = {"reward": "", "only": "all", "robot": "", "device": "cpu"}
-_EXPORT = {
+EXPORT_ARGUMENTS = {
     "to": "", "format": "lerobot", "only": "all", "rows": "auto", "images": "video", "reward": "total", "robot": "", "repo_id": "",
 }  # fmt: skip
-_IMPORT = {
+IMPORT_ARGUMENTS = {
     "from": "", "robot": "", "to": "", "cameras": "", "joints": "", "units": "rad", "gripper": "0,1", "task": "imported", "prefix": "demo",
     "outcome": "auto", "execute": "8", "horizon": "16", "resample": "false", "resize": "no", "frames": "decisions", "episodes": "all",
     "sidecar": "true",
@@ -77,11 +77,12 @@ def main(words: Sequence[str], console: Console) -> int:
         raise ConfigError(unknown("command of episodes", name, [*commands, "import"]))
     if not rest:
         raise ConfigError(f"whetstone episodes {name} needs a folder: that of a run, or of its rollouts")
-    commands[name](_store(rest[0]), rest[1:], console)
+    commands[name](open_store(rest[0]), rest[1:], console)
     return 0
 
 
-def _store(text: str) -> RolloutStore:
+def open_store(text: str) -> RolloutStore:
+    """The store in a folder, or in that of a run. Raises InputError."""
     folder = Path(text).expanduser()
     if (folder / "rollouts").is_dir():
         folder = folder / "rollouts"
@@ -196,14 +197,14 @@ def _unprotect(store: RolloutStore, rest: Sequence[str], console: Console) -> No
 
 
 def _export(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
-    given = parse_arguments(list(rest), _EXPORT)
-    _one_of(given, {"format": ("lerobot",), "rows": ("auto", "decisions", "steps"), "images": ("video", "png", "none")})
+    given = parse_arguments(list(rest), EXPORT_ARGUMENTS)
+    one_of(given, {"format": ("lerobot",), "rows": ("auto", "decisions", "steps"), "images": ("video", "png", "none")})
     if not given["to"]:
         raise ConfigError("whetstone episodes export needs to:=DATASET, a folder that is not there yet")
-    profile = _profile(store, given)
-    chosen = _chosen(store, given)
+    profile = profile_of(store, given)
+    picked = chosen(store, given)
     to = Path(given["to"]).expanduser()
-    done = export(store, chosen, profile, to, ExportOptions(given["rows"], given["images"], given["reward"]))  # type: ignore[arg-type]
+    done = export(store, picked, profile, to, ExportOptions(given["rows"], given["images"], given["reward"]))  # type: ignore[arg-type]
     said = f"{to}: {done.episodes} episodes, {done.rows} rows ({done.rows_are}, {float(done.fps):g} per second)"
     unlabelled = f", next.reward of {done.unlabelled} unlabelled (NaN)" if done.unlabelled else ""
     console.print(said + unlabelled, highlight=False, soft_wrap=True)
@@ -216,28 +217,30 @@ def _label(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     given = parse_arguments(list(rest), _LABEL)
     if not given["reward"]:
         raise ConfigError("whetstone episodes label needs reward:=NAME, a file of config/rewards")
-    profile = _profile(store, given)
-    chosen, left_out = _chosen(store, given), {}
+    profile = profile_of(store, given)
+    picked, left_out = chosen(store, given), {}
     model = load_reward(given["reward"], profile, given["device"])
-    for episode_id in chosen:
+    for episode_id in picked:
         try:
             store.rewrite(label(store.read(episode_id), store.frames(episode_id), model, profile))
         except InputError as error:
             left_out[episode_id] = str(error)
-    console.print(f"{store.root}: {len(chosen) - len(left_out)} episodes scored by {model.provenance.model_id}", **_PLAIN)
+    console.print(f"{store.root}: {len(picked) - len(left_out)} episodes scored by {model.provenance.model_id}", **_PLAIN)
     _left_out(left_out, console)
-    if left_out and len(left_out) == len(chosen):
+    if left_out and len(left_out) == len(picked):
         raise InputError(f"no episode could be scored: {next(iter(left_out.values()))}")
 
 
-def _profile(store: RolloutStore, given: dict[str, str]) -> RobotProfile:
+def profile_of(store: RolloutStore, given: dict[str, str]) -> RobotProfile:
+    """Of the robot that `robot` names, else of the run that the store belongs to. Raises ConfigError."""
     robot = given["robot"] or _robot(store)
     if not robot:
         raise ConfigError(f"{store.root} is no run's: say whose joints these are, robot:=NAME")
     return load_profile(robot)
 
 
-def _chosen(store: RolloutStore, given: dict[str, str]) -> list[str]:
+def chosen(store: RolloutStore, given: dict[str, str]) -> list[str]:
+    """The episodes that `only` names."""
     if given["only"] == "success":
         return [one for one in store.list() if store.outcome(one) == "success"]
     return store.list() if given["only"] == "all" else given["only"].split(",")
@@ -249,19 +252,19 @@ def _left_out(left_out: dict[str, str], console: Console) -> None:
 
 
 def _import(rest: Sequence[str], console: Console) -> int:
-    given = parse_arguments(list(rest), _IMPORT)
+    given = parse_arguments(list(rest), IMPORT_ARGUMENTS)
     for name in ("from", "robot", "to"):
         if not given[name]:
             raise ConfigError(f"whetstone episodes import needs {name}:=; see whetstone episodes --help")
     known = {"units": ("rad", "deg"), "outcome": ("auto", "success", "failure"), "resize": ("no", "stretch", "crop")}
-    _one_of(given, {**known, "frames": ("decisions", "all")})
+    one_of(given, {**known, "frames": ("decisions", "all")})
     numbers = {name: integer(given, name) for name in ("execute", "horizon")}
     if not 1 <= numbers["execute"] <= numbers["horizon"]:
         raise ConfigError("execute:= must be at least 1 and at most horizon:=")
     by_position = given["joints"] == "by_position"
     options = ImportOptions(
-        cameras=_named(given, "cameras"),
-        joints={} if by_position else _named(given, "joints"),
+        cameras=named(given, "cameras"),
+        joints={} if by_position else named(given, "joints"),
         by_position=by_position,
         units=given["units"],  # type: ignore[arg-type]
         gripper=_gripper(given),
@@ -279,20 +282,6 @@ def _import(rest: Sequence[str], console: Console) -> int:
     written = import_dataset(Path(given["from"]).expanduser(), store, load_profile(given["robot"]), options)
     console.print(f"{store.root}: {len(written)} episodes: {', '.join(written)}", **_PLAIN)
     return 0
-
-
-def _one_of(given: dict[str, str], values: dict[str, tuple[str, ...]]) -> None:
-    for name, known in values.items():
-        if given[name] not in known:
-            raise ConfigError(unknown(f"value of {name}", given[name], known))
-
-
-def _named(given: dict[str, str], name: str) -> dict[str, str]:
-    """a=b,c=d"""
-    pairs = [item.partition("=") for item in given[name].split(",")] if given[name] else []
-    if any(not key or not value for key, _, value in pairs):
-        raise ConfigError(f"argument {name}:={given[name]} is not of the form ours=theirs,ours=theirs")
-    return {key: value for key, _, value in pairs}
 
 
 def _numbers(given: dict[str, str], name: str) -> tuple[int, ...]:

@@ -50,6 +50,21 @@ def counts(values: dict[str, str], key: str, word: str, known: Sequence[str] = (
     return found
 
 
+def one_of(values: Mapping[str, str], words: Mapping[str, Sequence[str]]) -> None:
+    """ConfigError where the value of a key is none of its words."""
+    for key, known in words.items():
+        if values[key] not in known:
+            raise ConfigError(unknown(f"value of {key}", values[key], known))
+
+
+def named(values: Mapping[str, str], key: str) -> dict[str, str]:
+    """The value of a key that wants ours=theirs,ours=theirs; empty: none."""
+    pairs = [item.partition("=") for item in values[key].split(",")] if values[key] else []
+    if any(not name or not value for name, _, value in pairs):
+        raise ConfigError(f"argument {key}:={values[key]} is not of the form ours=theirs,ours=theirs")
+    return {name: value for name, _, value in pairs}
+
+
 def spelled(values: Mapping[str, str], defaults: Mapping[str, str] | None = None, always: Sequence[str] = ()) -> str:
     """The arguments that give these values, as a file of figures must name them: those that differ from the defaults, and `always`."""
     usual = defaults or {}

@@ -104,7 +104,7 @@ def kind_of(path: Path) -> bytes | None:
 
 
 def _of_folder(folder: Path) -> Files:
-    there = sorted((path for path in folder.iterdir() if path.is_file() and _is_bag(path.name)), key=_natural)
+    there = sorted((path for path in folder.iterdir() if path.is_file() and is_bag_name(path.name)), key=_natural)
     information = folder / METADATA
     if not information.exists():
         if not there:
@@ -137,7 +137,8 @@ def _of_folder(folder: Path) -> Files:
     return files
 
 
-def _is_bag(name: str) -> bool:
+def is_bag_name(name: str) -> bool:
+    """Whether a file of a bag may be called so."""
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
     return name.endswith(_SUFFIXES)

@@ -70,21 +70,28 @@ def find_roles(
     mapping: BagMapping | None = None,
     cameras: Sequence[str] | None = None,
     given: Mapping[str, str] | None = None,
+    joint_states: str = "",
     namespace: str = "",
 ) -> Roles:
     """The roles of a bag's topics.
 
-    cameras: names that are wanted; None: those of the profile, or all where there is no profile. given: camera -> topic, before all else.
-    namespace: of our topics, where the bag has several robots. Raises InputError naming what is missing or not clear.
+    cameras: names that are wanted; None: those of the profile, or all where there is no profile. given: camera -> topic, and joint_states:
+    topic, before all else. namespace: of our topics, where the bag has several robots. InputError names what is missing or not clear.
     """
     mapping = mapping or BagMapping()
     own, space = _own(bag, namespace)
     known = {**mapping.cameras, **(given or {})}
-    for topic in (*known.values(), mapping.joint_states, mapping.gripper.topic, mapping.commands.topic if mapping.commands else ""):
+    for topic in (
+        *known.values(),
+        joint_states,
+        mapping.joint_states,
+        mapping.gripper.topic,
+        mapping.commands.topic if mapping.commands else "",
+    ):
         if topic:
             bag.topic(topic)
     wanted = tuple(cameras) if cameras is not None else tuple(camera.name for camera in profile.cameras) if profile else None
-    joint_states = mapping.joint_states or _joint_states(bag, profile, mapping, space)
+    joint_states = joint_states or mapping.joint_states or _joint_states(bag, profile, mapping, space)
     commands = mapping.commands.topic if mapping.commands else _commands(bag, profile, space, joint_states)
     return Roles(_cameras(bag, wanted, known, space), joint_states, commands, own, space, mapping)
 
