@@ -256,7 +256,7 @@ def test_what_only_a_node_can_find_wrong_is_one_line_too(work, text, words):
         (("report", "nowhere"), "nowhere: no run directory"),
         (("calibrate-arm", "port:=nowhere"), "nowhere: no such device; is the USB cable in?"),
         (("calibrate-arm", "robot:=franka"), "key 'servos': unknown joint 'shoulder_pan_joint'; known: fer_joint1"),
-        (("refine",), "'refine' is a mode of run: whetstone run refine"),
+        (("sim",), "'sim' is a mode of run: whetstone run sim"),
         (("dmo",), "unknown command 'dmo'; did you mean 'demo'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

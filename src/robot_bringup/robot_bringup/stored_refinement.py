@@ -9,6 +9,7 @@ Depends on torch for the loss; not on ROS.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from robot_bringup.bags.convert import bags_to_episodes
 from robot_bringup.evaluation import open_loop, recordings
 from robot_bringup.evaluation.command import robot_of_all
 from robot_bringup.evaluation.lanes import Pilot, PolicyLane, play
@@ -37,10 +39,12 @@ from whetstone.transfer import manifest_of
 ARGUMENTS = {
     "learner": "filtered_bc", "policy": "", "weights": "", "reward": "", "robot": "", "outcomes": "", "updates": "1", "held_out": "0.2",
     "device": "cpu", "seed": "0", "weights_key": "", "out": "refined",
+    "outcome": "success", "instruction": "", "mapping": "", "cameras": "", "resize": "no",
 }  # fmt: skip
 HELP = """whetstone refine RECORDING... name:=value ...: a policy refined on stored episodes alone
 
-RECORDING: a run's folder, a folder of episodes or one of them (bags: `whetstone convert` makes episodes of them).
+RECORDING: a run's folder, a folder of episodes or one of them, a bag or a folder of bags (which become episodes in out:=/episodes, as
+`whetstone convert` does it: where they are not ours, with its arguments outcome, instruction, mapping, cameras, resize).
 
   learner:=filtered_bc  file of config/learners; those that learn from their newest episodes alone (ppo) are refused
   policy:=''            file of config/policies; empty: the one that the learner's file names, else flow_vla
@@ -87,7 +91,9 @@ def main(words: Sequence[str], console: Console) -> int:
     sources = recordings.find(paths)
     profile = load_profile(given["robot"] or robot_of_all(sources))
     policy, learner, said = _learner(given, profile, sources, seed)
-    stored, left_out = _read(sources, policy, profile)
+    sources, left_out = _as_episodes(sources, policy, profile, given)
+    stored, more = _read(sources, policy, profile)
+    left_out |= more
     if given["reward"]:
         stored, more = _relabelled(stored, given, profile)
         left_out |= more
@@ -175,14 +181,35 @@ def _drove(source: Source, policy: str, weights: str) -> bool:
     return RolloutStore(source.path).iteration(source.name) == 0
 
 
+def _as_episodes(
+    sources: Sequence[Source], policy: Policy, profile: RobotProfile, given: dict[str, str]
+) -> tuple[list[Source], dict[str, str]]:
+    """Bags as stored episodes, with frames of every control step, and why some could not be."""
+    folder, left_out = Path(given["out"]).expanduser() / "episodes", dict[str, str]()
+    bags = [source for source in sources if source.kind == "bag"]
+    found = [source for source in sources if source.kind == "episode"]
+    if not bags:
+        return found, left_out
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier refinement's: they are made again from the bags
+    spec = policy.spec
+    words = {name: given[name] for name in ("outcome", "instruction", "mapping", "cameras", "resize")}
+    words |= {"robot": profile.name, "frames": "all", "execute": str(spec.execute), "horizon": str(spec.horizon)}
+    for source in bags:
+        try:
+            made = bags_to_episodes(Path(source.path), folder, words)
+        except InputError as error:
+            left_out[source.name] = str(error)
+            continue
+        found += recordings.find([str(folder / name) for name in made.written])
+        left_out |= made.left_out
+    return found, left_out
+
+
 def _read(sources: Sequence[Source], policy: Policy, profile: RobotProfile) -> tuple[list[Stored], dict[str, str]]:
     """Episodes that came to their end and fit the policy, and why the others do not."""
     found, left_out = [], {}
     truths = {source.path: recordings.outcomes(Path(source.path).parent) for source in sources if source.kind == "episode"}
     for source in sources:
-        if source.kind != "episode":
-            left_out[source.name] = "is a bag: make episodes of it first"
-            continue
         store = RolloutStore(source.path)
         try:
             rollout = store.read(source.name)

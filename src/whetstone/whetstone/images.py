@@ -103,11 +103,16 @@ Resize = Literal["no", "stretch", "crop"]
 
 def fitted(image: np.ndarray, height: int, width: int, camera: str, resize: Resize = "no") -> np.ndarray:
     """The image as (height, width, 3). Raises InputError as check_size, where it must not be resized."""
-    if resize == "no" or image.shape[:2] == (height, width):
-        return check_size(image, height, width, camera)
+    return check_size(image, height, width, camera) if resize == "no" else resized(image, height, width, resize)
+
+
+def resized(image: np.ndarray, height: int, width: int, how: Literal["stretch", "crop"]) -> np.ndarray:
+    """(height, width, 3): the whole picture, stretched, or the largest part in the middle that has the wanted shape."""
     import cv2
 
-    if resize == "crop":
+    if image.shape[:2] == (height, width):
+        return image
+    if how == "crop":
         scale = min(image.shape[0] / height, image.shape[1] / width)
         inner_height, inner_width = round(height * scale), round(width * scale)
         top, left = (image.shape[0] - inner_height) // 2, (image.shape[1] - inner_width) // 2

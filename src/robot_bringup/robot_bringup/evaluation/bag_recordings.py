@@ -19,8 +19,9 @@ import numpy as np
 
 from robot_bringup.evaluation.recordings import Done, Facts, Part
 from robot_bringup.evaluation.settings import Settings
-from whetstone.bags.mapping import GripperSource, load_mapping
+from whetstone.bags.joints import JointReader
 from whetstone.bags.mapping import Mapping as BagMapping
+from whetstone.bags.mapping import load_mapping
 from whetstone.bags.messages import Message
 from whetstone.bags.reader import Bag, open_bag
 from whetstone.bags.roles import OWN, Roles, find_roles, instruction_of
@@ -54,7 +55,8 @@ class BagRecording:
         self._bag, self._roles, self._profile, self._window = bag, roles, profile, window
         self.cameras = tuple(roles.cameras)
         self._said: list[str] = []
-        self._opening_now: float | None = None  # where the gripper has a topic of its own: what that said last
+        self._joints = JointReader(str(bag.path), roles, profile)
+        self._gripper: Any = None  # what came last of it, where it has a topic of its own
 
     @property
     def facts(self) -> Facts:
@@ -71,7 +73,7 @@ class BagRecording:
             name = topics[message.topic]
             if name == PROPRIOCEPTION:
                 with suppress(InputError):  # a message without these joints (another's on the same topic)
-                    yield name, stamp, self._measured(message)
+                    yield name, stamp, self._joints.measured(message.decode(), self._gripper)
             else:
                 yield name, stamp, message.decode
 
@@ -91,7 +93,7 @@ class BagRecording:
         for message, stamp in self._messages([topic for topic in (self._roles.joint_states, commands) if topic]):
             measures = message.topic == self._roles.joint_states
             try:
-                row = self._measured(message) if measures else self._commanded(message, own != "")
+                row = self._joints.measured(message.decode(), self._gripper) if measures else self._sent(message, own)
             except InputError as error:
                 wrong = wrong or str(error)
                 continue
@@ -110,79 +112,29 @@ class BagRecording:
             np.stack([commanded[step][1] if step in commanded else nothing for step in steps]),
         )
 
+    def _sent(self, message: Message, own: str) -> np.ndarray:
+        """(joints + 1,) of a command, its gripper NaN where that is not in it. own: the topic of our own commands."""
+        if message.topic != own:
+            return self._joints.commanded(message.decode())
+        decoded = message.decode()
+        return self._profile.proprioception(list(decoded.names), decoded.position)
+
     def _messages(self, topics: Collection[str]) -> Iterator[tuple[Message, int]]:
         """With their stamps: of the header, or of the log where that has none."""
-        window, gripper = self._window, self._roles.mapping.gripper
-        wanted = {*topics, *([gripper.topic] if gripper.topic and self._roles.joint_states in topics else [])}
+        window, aside = self._window, self._joints.gripper
+        wanted = {*topics, *([aside] if aside and self._roles.joint_states in topics else [])}
         for message in self._bag.messages(wanted, window.log_start - SLACK, window.log_end + SLACK):
-            if message.topic == gripper.topic and message.topic not in topics:
-                said = message.decode()
-                name = gripper.joint or self._profile.gripper.joint
-                value = said.data if hasattr(said, "data") else dict(zip(said.name, said.position)).get(name)
-                self._opening_now = self._opening_now if value is None else self._scaled(gripper, float(value))
+            if message.topic == aside:
+                self._gripper = message.decode()
                 continue
             stamp = stamp_of(message)
             if stamp >= window.start - self._profile.period_ns // 2 and (window.end is None or stamp <= window.end):
                 yield message, stamp
 
-    def _measured(self, message: Message) -> np.ndarray:
-        """(joints + 1,) float32: rad and gripper opening. Raises InputError."""
-        decoded = message.decode()
-        return self._row(list(decoded.name), decoded.position)
-
-    def _commanded(self, message: Message, own: bool) -> np.ndarray:
-        """The same of what was sent; the gripper's NaN where it is not in it. Raises InputError."""
-        decoded = message.decode()
-        if own:
-            return self._profile.proprioception(list(decoded.names), decoded.position)
-        names: list[str]
-        if hasattr(decoded, "points"):  # JointTrajectory
-            if not decoded.points:
-                raise InputError(f"{message.topic}: a trajectory without points")
-            names, positions = list(decoded.joint_names), decoded.points[-1].positions
-        elif hasattr(decoded, "name"):
-            names, positions = list(decoded.name), decoded.position
-        else:
-            source = self._roles.mapping.commands
-            names = list(source.names) if source and source.names else list(self._profile.command_names)
-            positions = decoded.data
-        return self._row(names, positions, gripper=False)
-
-    def _row(self, names: list[str], positions: Any, gripper: bool = True) -> np.ndarray:
-        mapping = self._roles.mapping
-        theirs = [mapping.joints.get(joint, joint) for joint in self._profile.joint_names]
-        index = {name: place for place, name in enumerate(names)}
-        missing = [name for name in theirs if name not in index]
-        if missing:
-            has = ", ".join(names) or "none"
-            raise InputError(f"it has no joint '{missing[0]}'; it has {has}; say which it is under joints: (topics:=FILE)")
-        row = np.array([float(positions[index[name]]) for name in theirs] + [np.nan], np.float32)
-        row[-1] = self._opening(mapping.gripper, index, positions, gripper)
-        return row
-
-    def _opening(self, source: GripperSource, index: dict[str, int], positions: Any, needed: bool) -> float:
-        name = source.joint or self._profile.gripper.joint
-        if source.opening is not None:
-            return source.opening
-        if source.topic and needed:
-            if self._opening_now is None:
-                raise InputError(f"nothing has come on {source.topic} yet, where the gripper is")
-            return self._opening_now
-        if name not in index:
-            if needed:
-                raise InputError(f"it has no gripper joint '{name}'; say where it is, or gripper: {{opening: 1.0}} (topics:=FILE)")
-            return float("nan")
-        return self._scaled(source, float(positions[index[name]]))
-
-    def _scaled(self, source: GripperSource, value: float) -> float:
-        if source.closed is not None and source.open is not None:
-            return min(max((value - source.closed) / (source.open - source.closed), 0.0), 1.0)
-        return self._profile.position_to_opening(value)
-
 
 def recordings_of(path: str, name: str, profile: RobotProfile, settings: Settings, cameras: Sequence[str]) -> Iterator[BagRecording]:
     """The episodes of a bag, or all of it as one. cameras: that some model looks at. Raises InputError."""
-    mapping = load_mapping(settings.topics) if settings.topics else None
+    mapping = load_mapping(settings.mapping) if settings.mapping else None
     definitions = mapping.definitions if mapping and mapping.definitions else None
     with open_bag(Path(path), definitions) as bag:
         roles = find_roles(bag, profile, mapping, cameras, dict(settings.cameras))

@@ -20,12 +20,13 @@ from robot_bringup.evaluation.recordings import Source
 from robot_bringup.evaluation.settings import Settings
 from whetstone import config
 from whetstone.arguments import integer, parse_arguments, spelled
+from whetstone.bags.mapping import load_mapping
 from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
 from whetstone.task import load_task
 
 ARGUMENTS = {
-    "reward": "", "policy": "", "robot": "", "task": "", "cameras": "", "topics": "", "start": "", "end": "", "resize": "no",
+    "reward": "", "policy": "", "robot": "", "task": "", "cameras": "", "mapping": "", "start": "", "end": "", "resize": "no",
     "outcomes": "", "controls": "4", "deployment": "greedy", "device": "cpu", "jobs": "1", "seed": "0", "out": "evaluation",
 }  # fmt: skip
 HELP = """whetstone evaluate RECORDING... name:=value ...: reward models and policies judged on what was recorded
@@ -37,7 +38,7 @@ RECORDING: a bag (rosbag2 or ROS 1), a folder of bags, a run's folder, a folder 
   robot:=''            file of config/robots; empty: the one that the recordings say they are of
   task:=''             name of a file of config/tasks, or what is to be done in words; empty: what the recording says
   cameras:=''          CAMERA=TOPIC,...: which of a bag's image topics a camera is; empty: by name
-  topics:=''           file that says which topics are what (docs/bags.md); empty: found by themselves
+  mapping:=''          which topic is what where names do not tell: a file of config/bags, or a path (docs/bags.md)
   start:='' end:=''    seconds from a recording's beginning
   resize:=no           what is done with images of another size: no, stretch, crop
   outcomes:=''         truth: the simulator's, of a run; or a YAML file, recording: success|failure; empty: what the recording says
@@ -94,8 +95,8 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
     start, end = (_seconds(given, key) for key in ("start", "end"))
     if start is not None and end is not None and start >= end:
         raise ConfigError(f"start:={given['start']} is not before end:={given['end']}")
-    if given["topics"] and not Path(given["topics"]).expanduser().is_file():
-        raise ConfigError(f"topics:={given['topics']}: no such file")
+    if given["mapping"]:
+        load_mapping(given["mapping"])
     return Settings(
         robot=robot,
         rewards=tuple(rewards),
@@ -105,7 +106,7 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
         task=task,
         instruction=instruction,
         cameras=_cameras(given["cameras"]),
-        topics=given["topics"],
+        mapping=given["mapping"],
         start=start,
         end=end,
         resize=given["resize"],  # type: ignore[arg-type]
@@ -166,7 +167,8 @@ def _judged(sources: Sequence[Source], word: str) -> list[Source]:
     if not word:
         return list(sources)
     if word == "truth":
-        folders = {source.path: Path(source.path).parent for source in sources if source.kind == "episode"}
+        # A run has its stored episodes in RUN/rollouts and its bags in RUN/bags/EPISODE.
+        folders = {one.path: Path(one.path).parent if one.kind == "episode" else Path(one.path).parent.parent for one in sources}
         known = {path: recordings.outcomes(folder) for path, folder in folders.items()}
         found = [replace(one, outcome=known.get(one.path, {}).get(one.name, ""), judge="the simulator's truth") for one in sources]
         if not any(one.outcome for one in found):

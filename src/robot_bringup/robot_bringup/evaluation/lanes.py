@@ -21,8 +21,8 @@ from whetstone.action_space import ActionConverter
 from whetstone.completion import Completion
 from whetstone.contracts import PROPRIOCEPTION, REWARD_VALUES, Observation, Policy, PolicyMode, RewardModel, RewardSample
 from whetstone.errors import InputError
-from whetstone.frame_sets import FrameSet, FrameSets, Resize, decoded, parts_of
-from whetstone.images import to_array
+from whetstone.frame_sets import FrameSet, FrameSets, decoded, parts_of
+from whetstone.images import Resize, to_array
 from whetstone.profile import RobotProfile
 
 

@@ -14,7 +14,7 @@ from robot_bringup.evaluation.models import Named
 from robot_bringup.evaluation.recordings import Source
 from whetstone import config
 from whetstone.contracts import PolicyMode
-from whetstone.frame_sets import Resize
+from whetstone.images import Resize
 from whetstone.profile import load_profile
 
 FORMAT = 1
@@ -24,9 +24,9 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Settings:
     """robot: its profile; rewards, policies: what is evaluated; mode: how policies act; device: of networks; threads: of each process;
-    instruction: instead of the recording's own, empty: that; task: its name; cameras: ours -> topic; topics: path of a mapping file; start,
-    end: s from the beginning of a recording, None: all of it; resize: what is done with images of another size; spool: bytes of frames that
-    one model's recording may take on the disk; seed: of the controls."""
+    instruction: instead of the recording's own, empty: that; task: its name; cameras: ours -> topic; mapping: which topic is what, a file
+    of config/bags or its path; start, end: s from the beginning of a recording, None: all of it; resize: what is done with images of
+    another size; spool: bytes of frames that one model's recording may take on the disk; seed: of the controls."""
 
     robot: str
     rewards: tuple[Named, ...] = ()
@@ -37,7 +37,7 @@ class Settings:
     instruction: str = ""
     task: str = ""
     cameras: Mapping[str, str] = field(default_factory=dict)
-    topics: str = ""
+    mapping: str = ""
     start: float | None = None
     end: float | None = None
     resize: Resize = "no"
@@ -48,7 +48,7 @@ class Settings:
         """Hex. Of all that the result for a source depends on: files of the recording, configurations, weights."""
         named = {kind: [self._model(kind, one) for one in models] for kind, models in self._models()}
         plain = {name: value for name, value in asdict(self).items() if name not in ("rewards", "policies", "threads", "spool", "device")}
-        mapping = Path(self.topics).read_text(encoding="utf-8") if self.topics else ""
+        mapping = dict(config.load_yaml(config.find("bags", self.mapping))) if self.mapping else {}
         profile = dict(config.load_extended("robots", self.robot))
         said = [source.kind, source.name, source.outcome, source.controls, source.identity()]
         return config.config_hash([FORMAT, named, plain, mapping, profile, said])
