@@ -29,6 +29,7 @@ from whetstone.rewards import load_reward
 
 SECOND = 1_000_000_000
 START = 1_700_000_000 * SECOND
+Row = dict[str, Any]
 INSTRUCTION = "put the red cube in the tray"
 
 
@@ -86,14 +87,12 @@ def plain_loop(path: Path, model: Any, period: int) -> list[float]:
     return values
 
 
-def measure(
-    folder: Path, seconds: float = 60.0, repeats: int = 3, robot: str = "so100", rewards: str = "sarm2,constant"
-) -> list[dict[str, Any]]:
+def rows(folder: Path, seconds: float = 60.0, repeats: int = 3, robot: str = "so100", rewards: str = "sarm2,constant") -> list[Row]:
     """Rows of results/bench-bags.json: images per second of both, medians, and the largest difference of a score."""
     profile = load_profile(robot)
     bag = folder / "bag"
     images = write_bag(bag, profile, seconds)
-    rows = []
+    found_rows: list[Row] = []
     for one in named(rewards, "rewards"):
         settings = Settings(robot, (one,), instruction=INSTRUCTION)
         bench, model = Bench(settings), load_reward(one.configuration, profile)
@@ -115,11 +114,13 @@ def measure(
         case = f"evaluate, {one.name}, {len(profile.cameras)} cameras of {profile.cameras[0].width}x{profile.cameras[0].height}"
         for subject, spent in times.items():
             rate = images / statistics.median(spent)
-            rows.append(
+            found_rows.append(
                 {"case": case, "subject": subject, "metric": "images_per_second", "value": round(rate, 1), "unit": "1/s", "n": repeats}
             )
         speedup = statistics.median(times["rosbags_loop"]) / statistics.median(times["whetstone"])
-        rows.append({"case": case, "subject": "whetstone", "metric": "speedup", "value": round(speedup, 3), "unit": "1", "n": repeats})
+        found_rows.append(
+            {"case": case, "subject": "whetstone", "metric": "speedup", "value": round(speedup, 3), "unit": "1", "n": repeats}
+        )
         difference = float(np.abs(np.array(found["whetstone"]) - np.array(found["rosbags_loop"])).max())
-        rows.append({"case": case, "subject": "whetstone", "metric": "parity_max_abs_difference", "value": difference, "unit": "1"})
-    return rows
+        found_rows.append({"case": case, "subject": "whetstone", "metric": "parity_max_abs_difference", "value": difference, "unit": "1"})
+    return found_rows

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -24,6 +25,7 @@ from robot_bringup.evaluation.summary import Result, summarise
 from robot_bringup.evaluation.work import RESULT, Bench, place
 from whetstone import files, jsonfile, results
 from whetstone.errors import InputError, WhetstoneError
+from whetstone.processes import die_with
 
 PARTS = "recordings"
 """Folder of the results of single sources, from which an evaluation that was cut off goes on."""
@@ -73,8 +75,8 @@ def _each(settings: Settings, sources: Sequence[Source], folder: Path, jobs: int
             yield source, _one(bench, source, folder, _ticking(bar))
         return
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(settings, counter))
+    counter, others = context.Value("q", 0), set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(settings, counter, os.getpid()))
     try:
         waiting: dict[Future[tuple[str, bool]], Source] = {pool.submit(_in_process, source, folder): source for source in sources}
         while waiting:
@@ -89,6 +91,11 @@ def _each(settings: Settings, sources: Sequence[Source], folder: Path, jobs: int
                 if everywhere:
                     raise InputError(why)
                 yield source, why
+    except BaseException:
+        # Nobody waits for a recording that may take an hour; what it had is made again.
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -121,7 +128,9 @@ def _ticking(bar: Any) -> Any:
 _process: dict[str, Any] = {}
 
 
-def _begin(settings: Settings, counter: Any) -> None:
+def _begin(settings: Settings, counter: Any, parent: int) -> None:
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends this one
     # As conftest and the plan do: threads that wait for each other on a busy machine cost twice the time.
     os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
     _process.update(settings=settings, counter=counter)
