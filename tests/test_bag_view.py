@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,9 @@ import pytest
 from bag_samples import JAZZY, START, header, image, joints, picture, write_mcap
 
 from robot_bringup.cli import main
+from whetstone.bags.writing import typestore
+from whetstone.config import root
+from whetstone.profile import load_profile
 
 
 class Noting:
@@ -89,3 +93,28 @@ def test_without_rerun(bag: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         assert main(words) == 2
         assert error in capsys.readouterr().err
     assert main(["view"]) == 0 and "whetstone view BAG" in capsys.readouterr().out
+
+
+# Foxglove's layouts.
+
+
+@pytest.mark.parametrize("robot", ["franka", "so100"])
+def test_the_foxglove_layout_speaks_of_what_a_run_publishes(robot: str) -> None:
+    """Every panel is in the layout, every path is a topic of the profile and a field of its type."""
+    profile, data = load_profile(robot), json.loads((root() / "config" / "foxglove" / f"{robot}.json").read_text(encoding="utf-8"))
+
+    def leaves(node: Any) -> list[str]:
+        return [node] if isinstance(node, str) else leaves(node["first"]) + leaves(node["second"])
+
+    assert sorted(leaves(data["layout"])) == sorted(data["configById"])
+    kinds = {name: f"whetstone_msgs/msg/{name.rpartition('/')[2].title()}" for name in ("episode", "reward", "guard", "policy/command")}
+    kinds |= {profile.joint_states: "sensor_msgs/msg/JointState"}
+    shown = set()
+    for panel in data["configById"].values():
+        if "imageMode" in panel:
+            shown.add(panel["imageMode"]["imageTopic"])
+        for path in [*(one["value"] for one in panel.get("paths", ())), *filter(None, [panel.get("topicPath")])]:
+            topic, _, field = path.removeprefix(f"/{robot}/").partition(".")
+            fields = [name for name, _ in typestore().fielddefs[kinds[topic]][1]]
+            assert not field or field.partition("[")[0] in fields, path
+    assert shown == {f"/{robot}/{camera.topic}" for camera in profile.cameras}
