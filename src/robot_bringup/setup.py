@@ -40,6 +40,7 @@ setup(
     entry_points={
         "console_scripts": [
             "bag_recorder = robot_bringup.bag_recorder_node:main",
+            "replay = robot_bringup.replay.node:main",
             "simulator = robot_bringup.simulator_node:main",
             "scene = robot_bringup.scene_node:main",
             "episode_manager = robot_bringup.episode_manager_node:main",

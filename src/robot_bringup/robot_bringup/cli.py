@@ -35,6 +35,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone episodes COMMAND FOLDER ...                 list, show, protect, prune, clear, label, export, import the episodes of a run
   whetstone convert FROM TO name:=value ...             bags, episodes and LeRobot datasets, each from each
   whetstone view BAG name:=value ...                    a bag in rerun
+  whetstone replay BAG... name:=value ...               say recorded episodes again to nodes that run, losing nothing
   whetstone report RUN_DIR                              write RUN_DIR/report.html again
   whetstone bench name:=value ...                       steps per second of the whole loop, and where the time goes
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
@@ -79,6 +80,7 @@ def _main(words: list[str]) -> int:
         "view": _view,
         "bench": _bench,
         "assets": _assets,
+        "replay": lambda rest: _module("robot_bringup.replay", rest),
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
         "calibrate": lambda rest: _module("reward_node.calibration", rest),
         "conform": lambda rest: _module("robot_bringup.conformance", rest),

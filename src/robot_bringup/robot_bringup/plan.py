@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robot_bringup import resuming, schedule
+from robot_bringup import records, resuming, schedule
 from robot_bringup.bags.topics import extra_topics
 from robot_bringup.resetting import ways
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
@@ -91,7 +91,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         if not values["record"]:
             raise ConfigError(f"record_topics:={values['record_topics']} needs record:=true")
     values["domain_id"] = _domain(values["domain_id"])
-    default = f"{mode}s" if mode in APART else Path(values["robot"]).stem
+    default = f"{mode}s" if mode in APART and not values.get("bag") else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
     profile = load_profile(values["robot"])
     kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners", "driver": "drivers"}
@@ -111,6 +111,9 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         load_key(values["weights_key"])
     without = _without(values)
     run_dir = _run_dir(values, mode)
+    if values.get("bag"):
+        nodes = _replayed(values, run_dir)
+        return Plan(mode, values, nodes, (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, nodes[-1].name)
     if mode in APART:
         node = _shared(mode, values, run_dir)
         return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
@@ -233,6 +236,21 @@ def _shared(name: str, values: Mapping[str, Any], run_dir: Path) -> NodeSpec:
     return NodeSpec(
         "learner_node", "learner_node", name, f"/{values['namespace']}", parameters, (), _AGAIN[name], values["learner_processes"]
     )
+
+
+def _replayed(values: Mapping[str, Any], run_dir: Path) -> tuple[NodeSpec, NodeSpec]:
+    """The reward node, and what says the bags to it; the run is over when they are."""
+    if values["robots"]:
+        raise ConfigError(f"argument robots:={values['robots']} is of robots that run; with bag:= give none")
+    bags = [str(Path(word.strip()).expanduser().absolute()) for word in values["bag"].split(",") if word.strip()]
+    for bag in bags:
+        if not Path(bag).exists():
+            raise ConfigError(f"argument bag:={bag}: no such file or folder")
+    chosen = {name: values[name] for name in ("robot", "reward", "deadline", "device")}
+    scoring = NodeSpec("reward_node", "reward_node", "reward", f"/{values['namespace']}", {**chosen, "autostart": True})
+    told = {"robot": values["robot"], "bags": bags, "rate": values["bag_rate"], "mapping": values["bag_mapping"]}
+    told |= {"instruction": values["bag_instruction"], "rewards": str(run_dir / records.REWARDS), "deadline": values["deadline"]}
+    return scoring, NodeSpec("robot_bringup", "replay", "replay", f"/{values['namespace']}", told)
 
 
 def _without(values: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ TRUTH = "truth.jsonl"
 STOPS = "stops.jsonl"
 PROMPTS = "prompts.jsonl"
 OUTCOME = "outcome.json"
+REWARDS = "rewards.jsonl"
 SETTINGS = "run.json"
 PROBE = "probe.json"
 

@@ -224,6 +224,18 @@ ARGUMENTS: tuple[Argument, ...] = (
         choices=("decisions", "all"),
         modes=_LEARNING,
     ),
+    Argument(
+        "bag",
+        "",
+        "rosbags to score in place of robots, joined by commas: each is an episode (docs/bags.md)",
+        modes=("reward",),
+        optional=True,
+    ),
+    Argument("bag_rate", "0", "with bag:=: times the bag's own speed; 0: as fast as it is scored", "number", low=0, modes=("reward",)),
+    Argument(
+        "bag_mapping", "", "with bag:=: which topic is what, a file of config/bags", choices="config/bags", modes=("reward",), optional=True
+    ),
+    Argument("bag_instruction", "", "with bag:=: what the robot was told; empty: as the bag says", modes=("reward",), optional=True),
     Argument("record", "false", "write a rosbag2 bag (MCAP) of every episode to the run's folder `bags`", "boolean", modes=_ROBOT),
     Argument(
         "record_topics",

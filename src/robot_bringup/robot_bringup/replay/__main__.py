@@ -1,0 +1,83 @@
+"""`whetstone replay`: play bags into the nodes that run.
+
+Role: reads the command line, starts the replay (node.py) as a process of its own, and hands on its exit code. Does not depend on ROS.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from robot_bringup.command import executable
+from whetstone.arguments import parse_arguments
+from whetstone.arguments import run as run_main
+from whetstone.bags.reader import open_bag
+from whetstone.errors import ConfigError
+from whetstone.profile import load_profile
+
+ARGUMENTS = {
+    "to": "reward", "robot": "", "namespace": "", "rate": "0", "mapping": "", "instruction": "", "resize": "no", "every": "0",
+    "rewards": "", "deadline": "20", "domain_id": "",
+}  # fmt: skip
+HELP = """whetstone replay BAG... name:=value ...: say recorded episodes again to nodes that run, losing nothing
+
+  to:=reward              who must answer each frame before the next comes: reward, policy, or both joined by a comma
+  robot:=                 a file of config/robots; empty: as the bag says
+  namespace:=             of the nodes; empty: as the bag says, else the robot's name
+  rate:=0                 times the bag's own speed, at most; 0: as fast as they answer
+  mapping:=               a file of config/bags, for bags whose topics have other names
+  instruction:=           what the robot was told; empty: as the bag says
+  resize:=no              images of another size than the profile's: no (refuse), stretch, crop
+  every:=0                control steps between two scored frames; 0: as the reward node has it
+  rewards:=               file that gets one line of JSON per reward
+  deadline:=20            seconds that an answer may take
+  domain_id:=             ROS domain; empty: $ROS_DOMAIN_ID
+"""
+
+
+def parameters(words: list[str]) -> tuple[dict[str, object], str, str]:
+    """Of the node, its namespace and its domain. Raises ConfigError, InputError."""
+    bags = [word for word in words if ":=" not in word]
+    values = parse_arguments([word for word in words if ":=" in word], ARGUMENTS)
+    if not bags:
+        raise ConfigError("whetstone replay needs a bag, for example runs/RUN/bags/train-000-0000")
+    with open_bag(bags[0]) as bag:
+        told = bag.metadata
+    robot = values["robot"] or told.get("whetstone.robot", "")
+    if not robot:
+        raise ConfigError(f"{bags[0]} does not say which robot it is of; say it, robot:=franka")
+    name = load_profile(robot).name
+    numbers: dict[str, object] = {}
+    for key, kind in (("rate", float), ("every", int), ("deadline", float)):
+        try:
+            numbers[key] = kind(values[key])
+        except ValueError:
+            raise ConfigError(f"argument {key}:={values[key]} must be a number") from None
+    paths = {key: str(Path(values[key]).expanduser().absolute()) if values[key] else "" for key in ("rewards",)}
+    texts = {key: values[key] for key in ("mapping", "instruction", "resize")}
+    found = {
+        "bags": [str(Path(bag).expanduser().absolute()) for bag in bags],
+        "robot": robot,
+        "to": [who for who in values["to"].split(",") if who],
+    }
+    namespace = values["namespace"] or told.get("whetstone.namespace", "") or name
+    return {**found, **numbers, **paths, **texts}, "/" + namespace.strip("/"), values["domain_id"]
+
+
+def main(words: list[str]) -> None:
+    given, namespace, domain = parameters(words)
+    with tempfile.TemporaryDirectory(prefix="whetstone-replay-") as folder:
+        file = Path(folder) / "replay.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": given}}, allow_unicode=True), encoding="utf-8")
+        argv = [*executable("robot_bringup", "replay"), "--ros-args", "-r", f"__ns:={namespace}", "--params-file", str(file)]
+        environment = {**os.environ, **({"ROS_DOMAIN_ID": domain} if domain else {})}
+        sys.exit(subprocess.run(argv, env=environment, check=False).returncode)
+
+
+if __name__ == "__main__":
+    run_main(main, HELP)

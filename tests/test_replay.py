@@ -1,0 +1,195 @@
+"""An episode that ran live, and its bag: the reward model is shown the same bytes and says the same, over DDS and in code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("rclpy")
+
+from graph import install_stand_ins
+
+from robot_bringup.command import executable
+from whetstone.bags.reader import open_bag
+from whetstone.bags.roles import find_roles
+from whetstone.config import root
+from whetstone.frame_sets import FrameSets, decoded, parts_of
+from whetstone.profile import load_profile
+from whetstone.rewards import load_reward
+from whetstone.ros import to_ns
+
+STEPS = 24
+
+_WITNESS = '''
+import hashlib
+import os
+
+from whetstone.config import load_yaml, find
+from whetstone.rewards import load_reward
+
+
+class Witness:
+    """sarm2, and a line for each frame set that it was shown: what stamp, and a hash of the bytes."""
+
+    @classmethod
+    def load(cls, config, profile, device="cpu"):
+        self = cls()
+        self.inner = load_reward("sarm2", profile, device)
+        self.needs, self.provenance, self.episode = self.inner.needs, self.inner.provenance, ""
+        return self
+
+    def reset(self, episode_id, instruction, seed):
+        self.episode = episode_id
+        self.inner.reset(episode_id, instruction, seed)
+
+    def observe(self, images, stamp):
+        digest = hashlib.sha256()
+        for name in sorted(images):
+            digest.update(name.encode() + str(images[name].dtype).encode() + str(images[name].shape).encode() + images[name].tobytes())
+        if self.episode != "self-test":
+            with open(os.environ["WITNESS"], "a") as file:
+                file.write(f"{self.episode} {stamp} {digest.hexdigest()}\\n")
+        return self.inner.observe(images, stamp)
+'''
+
+
+def witness(folder: Path) -> dict[str, str]:
+    """A reward plug-in that notes what it is shown; the environment in which it is found."""
+    environment = install_stand_ins(folder)
+    with (folder / "stand_ins-0.dist-info" / "entry_points.txt").open("a") as file:
+        file.write("[whetstone.rewards]\nwitness = witness:Witness\n")
+    (folder / "witness.py").write_text(_WITNESS)
+    inner = yaml.safe_load((root() / "config" / "rewards" / "sarm2.yaml").read_text())
+    (folder / "witness.yaml").write_text(yaml.safe_dump({"plugin": "witness", "every": inner["every"]}))
+    return environment
+
+
+def shown(path: Path) -> dict[tuple[str, int], str]:
+    found = {}
+    for line in path.read_text().splitlines():
+        episode, stamp, digest = line.split()
+        assert found.setdefault((episode, int(stamp)), digest) == digest
+    return found
+
+
+def whetstone(environment: dict[str, str], *arguments: str, code: int = 0, seconds: float = 120) -> str:
+    process = subprocess.Popen(
+        [*executable("robot_bringup", "whetstone"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+        raise AssertionError(output) from None
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """Two short episodes of a live run in lockstep, recorded."""
+    folder = tmp_path_factory.mktemp("live")
+    environment = witness(folder / "plugins")
+    task = yaml.safe_load((root() / "config" / "tasks" / "push.yaml").read_text())
+    (folder / "short.yaml").write_text(yaml.safe_dump({**task, "max_steps": STEPS}))
+    plugins = folder / "plugins"
+    whetstone(
+        {**environment, "WITNESS": str(folder / "live.txt")},
+        *("run", "refine", "robot:=so100", f"task:={folder / 'short.yaml'}", f"reward:={plugins / 'witness.yaml'}"),
+        *(f"policy:={plugins / 'stand_in.yaml'}", f"learner:={plugins / 'stand_in.yaml'}", "iterations:=1", "episodes:=2"),
+        *("evaluation_episodes:=0", "record:=true", f"run_dir:={folder / 'run'}", f"domain_id:={1 + os.getpid() % 101}"),
+    )
+    return folder, environment
+
+
+def recorded(bag_path: Path) -> dict[tuple[str, int], dict[str, float]]:
+    """The rewards that a bag holds."""
+    with open_bag(bag_path) as bag:
+        said = [message.decode() for message in bag.messages(["/so100/reward"])]
+    return {(one.episode_id, to_ns(one.header.stamp)): {name: getattr(one, name) for name in ("raw", "progress", "total")} for one in said}
+
+
+def test_a_replay_over_dds_shows_the_model_the_same_bytes_and_gets_the_same_rewards(live, domain) -> None:
+    folder, environment = live
+    bags = [folder / "run" / "bags" / f"train-000-000{index}" for index in range(2)]
+    seen, said = shown(folder / "live.txt"), {**recorded(bags[0]), **recorded(bags[1])}
+    assert len(seen) == len(said) == 2 * (STEPS // 4 + 1)
+    whetstone(
+        {**environment, "WITNESS": str(folder / "replay.txt")},
+        *("run", "reward", "robot:=so100", f"reward:={folder / 'plugins' / 'witness.yaml'}", f"bag:={bags[0]},{bags[1]}"),
+        *(f"run_dir:={folder / 'replayed'}", f"domain_id:={domain}"),
+    )
+    assert shown(folder / "replay.txt") == seen
+    again = [json.loads(line) for line in (folder / "replayed" / "rewards.jsonl").read_text().splitlines()]
+    assert {(one["episode_id"], one["stamp"]) for one in again} == set(said)
+    for one in again:
+        for name, value in said[one["episode_id"], one["stamp"]].items():
+            assert one[name] == pytest.approx(value, abs=1e-6)
+
+
+def test_reading_the_bag_in_code_shows_the_model_the_same_bytes_and_gets_the_same_rewards(live, monkeypatch) -> None:
+    folder, environment = live
+    monkeypatch.setenv("WITNESS", str(folder / "code.txt"))
+    monkeypatch.syspath_prepend(str(folder / "plugins"))
+    profile = load_profile("so100")
+    model = load_reward(str(folder / "plugins" / "witness.yaml"), profile, "cpu")
+    compared = 0
+    for index in range(2):
+        path = folder / "run" / "bags" / f"train-000-000{index}"
+        with open_bag(path) as bag:
+            roles = find_roles(bag, profile)
+            phases = [message.decode() for message in bag.messages([roles.own["episode"]])]
+            episode = next(one for one in phases if one.phase == one.PHASE_RUNNING)
+            parts = {topic: name for name, topic in roles.cameras.items()}
+            sets = FrameSets(parts_of(model.needs), profile.rate, model.needs.every)
+            sets.begin(to_ns(episode.start))
+            model.reset(episode.episode_id, episode.instruction, int(episode.seed))
+            said = recorded(path)
+            for message in bag.messages(parts):
+                image = message.decode()
+                stamp = to_ns(image.header.stamp)
+                whole = sets.take(parts[message.topic], stamp, image).whole
+                if whole is not None:
+                    shapes = model.needs.cameras, model.needs.image_size
+                    sample = model.observe(decoded(whole.parts, *shapes, profile), whole.stamp)
+                    assert sample is not None
+                    for name, value in said[episode.episode_id, whole.stamp].items():
+                        assert getattr(sample, name) == pytest.approx(value, abs=1e-6)
+                        compared += 1
+    assert compared == 3 * 2 * (STEPS // 4 + 1)
+    assert shown(folder / "code.txt") == shown(folder / "live.txt")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("replay",), "whetstone replay needs a bag, for example"),
+        (("replay", "nowhere"), "nowhere"),
+        (("run", "reward", "bag:=nowhere"), "nowhere: no such file or folder"),
+        (("run", "reward", "bag:=/tmp", "robots:=left"), "argument robots:=left is of robots that run; with bag:= give none"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, tuple) else "",
+)
+def test_what_cannot_be_replayed_is_one_line(tmp_path, monkeypatch, words, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = whetstone({}, *words, code=2)
+    assert said in output and output.count("\n") == 1
+
+
+def test_a_replay_to_nobody_names_who_is_missing(live, domain) -> None:
+    folder, _ = live
+    bag = str(folder / "run" / "bags" / "train-000-0000")
+    output = whetstone({}, "replay", bag, "deadline:=1", f"domain_id:={domain}", code=2)
+    assert "no node '/so100/reward' within 1 s; is a reward node running on this ROS domain?" in output
