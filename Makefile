@@ -14,7 +14,7 @@ ARGS ?=
 # Runs one command inside the environment.
 IN_ENV := source scripts/env.sh;
 
-.PHONY: help setup test lint format demo demo-study study assets bench bench-reward bench-weights bench-control clean
+.PHONY: help setup test lint format demo demo-study study assets bench bench-reward bench-weights bench-control bench-bags clean
 
 help: ## this list
 	@echo "make demo [ROBOT=franka|so100] [TASK=...] [REWARD=...] [SEED=...]"
@@ -56,6 +56,9 @@ bench-reward: setup ## a vision-language model's scores of a video: computed aga
 
 bench-control: setup ## how evenly, soon and smoothly commands reach the arm, against the plain loop, in results/bench-control.json
 	@$(IN_ENV) python -m robot_bringup.bench_control $(ARGS)
+
+bench-bags: setup ## what recording costs against the plain way, and whether a replay scores as live, in results/bench-bags.json
+	@$(IN_ENV) python -m robot_bringup.bench_bags $(ARGS)
 
 bench-weights: setup ## weights from one process to another against other ways, and over a bad network, in results/bench-weights.json
 	@$(IN_ENV) python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-bench.txt

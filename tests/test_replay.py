@@ -8,21 +8,28 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("rclpy")
 
-from graph import install_stand_ins
+from graph import ROBOT, Graph, install_stand_ins
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from whetstone_msgs.msg import Command, Reward
 
 from robot_bringup.command import executable
+from robot_bringup.replay.script import Script
+from whetstone.bags.mapping import Mapping
 from whetstone.bags.reader import open_bag
 from whetstone.bags.roles import find_roles
 from whetstone.config import root
+from whetstone.errors import InputError
 from whetstone.frame_sets import FrameSets, decoded, parts_of
 from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
-from whetstone.ros import to_ns
+from whetstone.ros import EVENT, stamp_of_raw, to_ns
 
 STEPS = 24
 
@@ -95,6 +102,34 @@ def whetstone(environment: dict[str, str], *arguments: str, code: int = 0, secon
         raise AssertionError(output) from None
     assert process.returncode == code, output
     return output
+
+
+PERIOD, THEIR_START = 50_000_000, 1_700_000_000_000_000_000
+
+
+def their_image(index: int, camera: int) -> np.ndarray:
+    """(128, 128, 3) uint8, BGR."""
+    return np.random.default_rng((index, camera)).integers(0, 255, (128, 128, 3), np.uint8)
+
+
+def write_theirs(path: Path, count: int) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types = store.types
+    Header, Time = types["std_msgs/msg/Header"], types["builtin_interfaces/msg/Time"]
+    profile = load_profile(ROBOT)
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        kinds = {"/static/image": "Image", "/hand/image": "Image", "/states": "JointState"}
+        topics = [(topic, f"sensor_msgs/msg/{kind}") for topic, kind in kinds.items()]
+        front, wrist, states = (writer.add_connection(topic, kind, typestore=store) for topic, kind in topics)
+        for index in range(count):
+            at = THEIR_START + index * PERIOD
+            stamped, none = (Header(Time(ns // 10**9, ns % 10**9), "") for ns in (at, 0))
+            for camera, (connection, header) in enumerate(((front, stamped), (wrist, none))):
+                image = types["sensor_msgs/msg/Image"](header, 128, 128, "bgr8", 0, 384, their_image(index, camera).reshape(-1))
+                writer.write(connection, at, store.serialize_cdr(image, "sensor_msgs/msg/Image"))
+            names = [*profile.joint_names, profile.gripper.joint]
+            joints = types["sensor_msgs/msg/JointState"](none, names, np.array([*profile.home, 0.5]), np.zeros(0), np.zeros(0))
+            writer.write(states, at, store.serialize_cdr(joints, "sensor_msgs/msg/JointState"))
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +228,51 @@ def test_a_replay_to_nobody_names_who_is_missing(live, domain) -> None:
     bag = str(folder / "run" / "bags" / "train-000-0000")
     output = whetstone({}, "replay", bag, "deadline:=1", f"domain_id:={domain}", code=2)
     assert "no node '/so100/reward' within 1 s; is a reward node running on this ROS domain?" in output
+
+
+def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(tmp_path, domain) -> None:
+    """Written by rosbags, other topic names, bgr8, stamps on one camera only, no episode: a mapping file and an instruction stand in."""
+    bag, count = tmp_path / "theirs", 21
+    write_theirs(bag, count)
+    mapping = {"cameras": {"front": "/static/image", "wrist": "/hand/image"}, "joint_states": "/states"}
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(mapping))
+    graph = Graph(tmp_path, domain)
+    try:
+        commands, rewards = [], []
+        graph.node.create_subscription(Command, "policy/command", commands.append, EVENT)
+        graph.node.create_subscription(Reward, "reward", rewards.append, EVENT)
+        graph.start("reward_node", "reward_node", "reward", reward="constant")
+        graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in)
+        whetstone(
+            graph.environment,
+            *("replay", str(bag), f"robot:={ROBOT}", "to:=reward,policy", f"mapping:={tmp_path / 'theirs.yaml'}", "instruction:=do it"),
+            *(f"rewards:={tmp_path / 'rewards.jsonl'}", f"domain_id:={domain}"),
+        )
+        stamps = [THEIR_START + index * PERIOD for index in range(count)]
+        graph.until(lambda: len({to_ns(one.header.stamp) for one in commands}) >= count)
+        assert sorted({to_ns(one.header.stamp) for one in commands}) == stamps
+        lines = [json.loads(line) for line in (tmp_path / "rewards.jsonl").read_text().splitlines()]
+        assert [line["stamp"] for line in lines] == stamps[::4] and {line["episode_id"] for line in lines} == {"theirs"}
+        assert all(line["valid"] for line in lines)
+    finally:
+        graph.close()
+
+
+def test_a_bag_s_images_become_what_our_nodes_take(tmp_path) -> None:
+    bag = tmp_path / "theirs"
+    write_theirs(bag, 3)
+    profile = load_profile(ROBOT)
+    with open_bag(bag) as opened:
+        mapping = Mapping(cameras={"front": "/static/image", "wrist": "/hand/image"}, joint_states="/states")
+        roles = find_roles(opened, profile, mapping)
+        with pytest.raises(InputError, match="nothing in the bag says what the robot was told; say it, instruction:="):
+            Script(opened, roles, profile)
+        script = Script(opened, roles, profile, "do it")
+        steps = list(script.steps())
+    assert (script.spoken.episode_id, script.spoken.start, script.spoken.ours) == ("theirs", THEIR_START, False)
+    assert [step.index for step in steps] == [0, 1, 2] and [step.stamp for step in steps] == [THEIR_START + i * PERIOD for i in range(3)]
+    for index, step in enumerate(steps):
+        front, wrist, joints = step.parts["front"], step.parts["wrist"], step.parts["proprioception"]
+        np.testing.assert_array_equal(front.image, their_image(index, 0)[..., ::-1])
+        np.testing.assert_array_equal(wrist.image, their_image(index, 1)[..., ::-1])
+        assert stamp_of_raw(joints) == wrist.stamp == step.stamp, "what has no stamp gets the time at which it was recorded"

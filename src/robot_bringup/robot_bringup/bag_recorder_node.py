@@ -3,7 +3,7 @@
 Role: ROS only. Listens with raw subscriptions and hands the bytes on (bags/routing.py says into which bag, bags/recording.py writes).
 Nobody waits for it: it publishes nothing but diagnostics, and a disk that is slow, full or broken ends a bag, never the run.
 
-Its subscriptions belong to a second node of this process that no executor spins: a thread takes from all of them what has come, a hundred
+Its subscriptions belong to a second node of this process that no executor spins: a thread takes from all of them what has come, fifty
 times a second, in the order in which it came. rclpy's executors cost a wake-up per message, and its events executor cannot hand over a
 message's number, which the audit is made of.
 """
@@ -29,7 +29,7 @@ from robot_bringup import records
 from robot_bringup.bags import metadata
 from robot_bringup.bags.audit import Sequence
 from robot_bringup.bags.definitions import definition
-from robot_bringup.bags.folder import BagFolder
+from robot_bringup.bags.folder import FOLDER, BagFolder
 from robot_bringup.bags.recording import Heard, Recorder, Settings
 from robot_bringup.bags.routing import EpisodeState, Router
 from robot_bringup.bags.topics import RecordedTopic, extra_topics, topics_of
@@ -52,9 +52,7 @@ from whetstone.ros import (
     to_ns,
 )
 
-FOLDER = "bags"
-"""In the run's directory."""
-POLL = 0.01
+POLL = 0.02
 """Seconds between two looks at the subscriptions."""
 DISCOVERY = 0.5
 """Seconds between two looks for publishers of topics whose type or quality of service only they know."""

@@ -17,6 +17,8 @@ from robot_bringup.bags import metadata
 from robot_bringup.bags.recovery import recover
 from whetstone.errors import InputError
 
+FOLDER = "bags"
+"""Of a run's directory, where its bags lie."""
 RUNNING, INTERRUPTED = "running", "interrupted"
 RESERVE = 64 * 1024 * 1024
 """Bytes that stay free on the disk."""
