@@ -246,7 +246,7 @@ def test_what_only_a_node_can_find_wrong_is_one_line_too(work, text, words):
         (("run", "refine", "robot=so100"), "argument 'robot=so100' is not name:=value; did you mean robot:=so100?"),
         (("run", "refine", "seed:=1", "seed:=2"), "argument seed is given twice"),
         (("run", "rfine"), "unknown mode 'rfine'; did you mean 'refine'? known: refine, evaluate, sim"),
-        (("run", "sim", "sim:=gazebo"), "sim:=gazebo is not there yet; use sim:=mujoco"),
+        (("run", "sim", "sim:=gazebo", "robot:=fr3"), "robot 'fr3' has no profile for sim:=gazebo"),
         (("run", "sim", "record:=true", "record_topics:=a b"), "record_topics: 'a b' is no topic"),
         (("run", "sim", "min_free_gb:=1e9"), "no space for rollouts: "),
         (("demo", "iterations:=x"), "argument iterations:=x must be an integer"),

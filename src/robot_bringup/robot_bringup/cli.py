@@ -41,6 +41,7 @@ _HELP = """whetstone: refine a manipulation policy on the robot it will run on
   whetstone evaluate-reward name:=value ...             whether a reward model can be trusted: table, JSON, plots
   whetstone calibrate name:=value ...                   fit the map from a reward model's own figure to progress
   whetstone conform name:=value ...                     check a running robot or simulator against its profile
+  whetstone isaac-scene name:=value ...                 the scene as a file for Isaac Sim's stage script
   whetstone calibrate-arm name:=value ...               show our driver of a SO-100 what its servos' ticks mean
   whetstone assets name:=value ...                      make base policies and reward models again from nothing
 """
@@ -84,6 +85,7 @@ def _main(words: list[str]) -> int:
         "evaluate-reward": lambda rest: _module("reward_node.honesty", rest),
         "calibrate": lambda rest: _module("reward_node.calibration", rest),
         "conform": lambda rest: _module("robot_bringup.conformance", rest),
+        "isaac-scene": _isaac_scene,
         "calibrate-arm": _calibrate_arm,
     }
     name, *rest = words
@@ -184,6 +186,12 @@ def _refine(words: list[str]) -> int:
     from robot_bringup import stored_refinement  # what it loads, the other commands do not need
 
     return stored_refinement.main(words, Console())
+
+
+def _isaac_scene(words: list[str]) -> int:
+    from robot_bringup.isaac import scene  # MuJoCo takes a second
+
+    return scene.main(words)
 
 
 def _module(name: str, words: list[str]) -> int:

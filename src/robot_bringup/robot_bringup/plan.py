@@ -20,6 +20,7 @@ from robot_bringup.bags.topics import extra_topics
 from robot_bringup.resetting import ways
 from robot_bringup.run_arguments import APART, LOCAL, Mode, arguments_of, resolve
 from robot_bringup.schedule import Segment
+from robot_bringup.simulators import EXTERNAL, SIMULATORS, robot_in, world
 from robot_bringup.so100 import bringup
 from whetstone import config
 from whetstone.assets import asset_path
@@ -30,6 +31,8 @@ from whetstone.signing import load_key
 from whetstone.task import load_task
 
 ENDLESS = 2**31 - 1
+EXTERNAL_RESET = 120.0
+"""Seconds that the scene of a simulator that is not ours may take to come back: its arm is parked slowly."""
 _AGAIN = {"learner": ("restarted",), "bag_recorder": ("restarted",)}
 """Nodes that go on from the disk after they were killed. As several processes they do when torchrun is killed, which they die with, and not
 when one of them is: torchrun's end does not tell that from an error of theirs. None of them moves the arm:
@@ -76,23 +79,27 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     if "resume" in table and table["resume"].read(given.get("resume", "false")):
         given = resuming.arguments(given, mode, lambda name, text: table[name].read(text) if name in table else text, LOCAL)
     values = resolve(mode, given)
-    real = values.get("sim") == "none"
-    if values.get("sim", "mujoco") not in ("mujoco", "none"):
-        raise ConfigError(f"sim:={values['sim']} is not there yet; use sim:=mujoco, or sim:=none for a robot")
+    sim = values.get("sim", "mujoco")
+    real, external = sim == "none", sim in EXTERNAL
     if real:
         _check_real(mode, values)
     if values.get("start") == "service" and not real:
         raise ConfigError("argument start:=service needs sim:=none beside it: a simulated scene is always ready")
     for name, needed in (("driver", "sim"), ("port", "driver"), ("calibration", "driver")):
-        if values.get(name) and values.get(needed) in ("mujoco", ""):
+        if values.get(name) and values.get(needed) in (*SIMULATORS, ""):
             raise ConfigError(f"argument {name}:={values[name]} needs {needed}:={'none' if needed == 'sim' else 'so100'} beside it")
     if values.get("record_topics"):
         extra_topics(values["record_topics"])
         if not values["record"]:
             raise ConfigError(f"record_topics:={values['record_topics']} needs record:=true")
+    if external and given.get("reset", "park,prompt") != "park,prompt":
+        raise ConfigError(
+            f"reset:={given['reset']} is for sim:=none; with sim:={sim} the arm is parked and the simulator places the objects"
+        )
     values["domain_id"] = _domain(values["domain_id"])
     default = f"{mode}s" if mode in APART and not values.get("bag") else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
+    values["robot"] = robot_in(values["robot"], sim)
     profile = load_profile(values["robot"])
     kinds = {"robot": "robots", "task": "tasks", "policy": "policies", "reward": "rewards", "learner": "learners", "driver": "drivers"}
     files = {name: config.find(kind, values[name]) for name, kind in kinds.items() if values.get(name)}
@@ -119,7 +126,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         return Plan(mode, values, (node,), (), run_dir, _environment(values, run_dir), values["domain_id"], namespace, files, node.name)
     task = load_task(values["task"], profile.asset_name)
     segments = _segments(mode, values, contents)
-    realtime = mode == "sim" or real or values["realtime"]
+    realtime = mode == "sim" or sim != "mujoco" or values["realtime"]
     common = {
         "robot": values["robot"],
         "task": values["task"],
@@ -156,6 +163,14 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         stopping[bringup.EXECUTABLE] = bringup.stopping(told)
     if real:
         specific["scene"] = ("robot_bringup", "scene", {name: values[name] for name in ("reset", "reset_episode")})
+    elif external:
+        # In mode sim there is no policy node to move the arm: the objects alone are brought back.
+        parts = {
+            "reset": "place" if mode == "sim" else "park,place",
+            "objects": "gazebo" if sim == "gazebo" else "topics",
+            "world": world(namespace),
+        }
+        specific["scene"] = ("robot_bringup", "scene", parts)
     else:
         stepping = {"pretty": values["pretty"], "wait_for_reward": mode == "refine" and not realtime, "reward_every": every}
         specific["simulator"] = ("robot_bringup", "simulator", stepping)
@@ -183,6 +198,8 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
     }
     if real:
         manager |= {"reset_deadline": values["reset_patience"], "simulated": False, "await_start": values["start"] == "service"}
+    if external:
+        manager["reset_deadline"] = EXTERNAL_RESET
     if mode == "refine" and "success" in contents["reward"]:
         completion = config.parse(Completion, contents["reward"]["success"], f"{config.show(files['reward'])}: success")
         manager |= {"success_threshold": completion.threshold, "success_frames": completion.frames, "success_progress": completion.progress}

@@ -17,7 +17,7 @@ from whetstone.store import RolloutStore
 SHARE = 0.25
 """Of the profile's velocities and accelerations that a reset uses: nobody waits beside it for a race."""
 _PEAK_VELOCITY, _PEAK_ACCELERATION = 1.875, 5.7735  # of a minimum-jerk path of length 1 in time 1
-WAYS = ("park", "replay", "prompt")
+WAYS, PLACE = ("park", "replay", "prompt"), "place"
 
 
 def minimum_jerk(start: np.ndarray, end: np.ndarray, profile: RobotProfile, share: float = SHARE) -> np.ndarray:
@@ -58,13 +58,13 @@ def recorded_way(folder: Path, profile: RobotProfile) -> np.ndarray:
     return rows
 
 
-def ways(text: str, episode: str) -> tuple[str, ...]:
-    """The words of reset:=park,prompt; episode: of reset_episode:=. Raises ConfigError naming a word that is none, or the missing one of
-    replay and its episode."""
-    found = tuple(word.strip() for word in text.split(","))
+def ways(text: str, episode: str, simulated: bool = False) -> tuple[str, ...]:
+    """The words of reset:=park,prompt; episode: of reset_episode:=; simulated: there is a simulator, which can `place` objects. Raises
+    ConfigError naming a word that is none, or the missing one of replay and its episode."""
+    found, known = tuple(word.strip() for word in text.split(",")), (*WAYS, PLACE) if simulated else WAYS
     for word in found:
-        if word not in WAYS:
-            raise ConfigError(f"reset:={text}: '{word}' is no way to bring a scene back; there are {', '.join(WAYS)}")
+        if word not in known:
+            raise ConfigError(f"reset:={text}: '{word}' is no way to bring a scene back; there are {', '.join(known)}")
     if ("replay" in found) != bool(episode):
         raise ConfigError("reset:=replay and reset_episode:=FOLDER, the episode to go along, belong together")
     return found

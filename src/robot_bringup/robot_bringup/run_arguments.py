@@ -113,7 +113,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         "sim",
         "mujoco",
-        "simulator; none: the robot's own driver and cameras, in real time; gazebo and isaac are not there yet",
+        "simulator; gazebo, isaac: one that runs already; none: the robot's own driver and cameras. All but mujoco in real time",
         choices=("mujoco", "none", "gazebo", "isaac"),
         modes=_ROBOT,
     ),

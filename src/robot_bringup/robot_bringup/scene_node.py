@@ -1,6 +1,7 @@
-"""Brings the scene back where no simulator does: parks the arm, goes along a recorded way, asks a human.
+"""Brings the scene back where our simulator does not: parks the arm, goes along a recorded way, has objects placed, asks a human.
 
-Role: ROS only; in the simulator's place with sim:=none. Answers `scene/reset` once everything that `reset:=` names is done, in that order.
+Role: ROS only; in our simulator's place with sim:=none, and before Gazebo and Isaac Sim, whose objects it places (objects.py) and whose
+ground truth it tells (sim/mirror.py). Answers `scene/reset` once everything that `reset:=` names is done, in that order.
 It does not command the arm: it tells the policy node where it wants it (`scene/command`), so that guard and watchdog stand before it as
 before everything else. While a human drives or the watchdog has stopped the arm it waits, and then begins that part again from where the
 arm is.
@@ -15,10 +16,12 @@ from pathlib import Path
 import numpy as np
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
-from whetstone_msgs.msg import Command, Watchdog
+from whetstone_msgs.msg import Command, Truth, Watchdog
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, resetting
+from robot_bringup.objects import Objects
+from whetstone.errors import PeerError, WhetstoneError
 from whetstone.profile import load_profile
 from whetstone.ros import COMMAND, EVENT, LATCHED, WhetstoneNode, joints_qos, run_node, to_ns, to_stamp
 from whetstone.task import load_task
@@ -33,14 +36,17 @@ HANDS_OFF = 0.5
 
 @dataclass(frozen=True)
 class Parameters:
-    """robot, task: names of config files. reset: ways to bring the scene back, in this order, joined by commas: park, replay, prompt.
-    reset_episode: folder of the episode that `replay` goes along. run_dir: where prompts are noted for the operator's terminal."""
+    """robot, task: names of config files. reset: ways to bring the scene back, in this order, joined by commas: park, replay, prompt,
+    place. reset_episode: folder of the episode that `replay` goes along. run_dir: where prompts are noted for the operator's terminal.
+    objects: how `place` sets poses (objects.WAYS), empty where there is no simulator; world: Gazebo's name for its world."""
 
     robot: str
     task: str
     run_dir: str
     reset: str = "park,prompt"
     reset_episode: str = ""
+    objects: str = ""
+    world: str = ""
 
 
 class SceneNode(WhetstoneNode[Parameters]):
@@ -53,7 +59,15 @@ class SceneNode(WhetstoneNode[Parameters]):
         p = self.parameters
         self._profile = load_profile(p.robot)
         self._task = load_task(p.task, self._profile.asset_name)
-        self._ways = resetting.ways(p.reset, p.reset_episode)
+        self._ways = resetting.ways(p.reset, p.reset_episode, simulated=bool(p.objects))
+        self._objects: Objects | None = None
+        if p.objects:
+            from robot_bringup.sim.mirror import Mirror  # MuJoCo: nobody else's need here
+
+            self._mirror, self._judging = Mirror(self._profile), False
+            self._objects = Objects(self, self._mirror.objects, p.objects, p.world)
+            self._truth = self.create_publisher(Truth, "truth", EVENT)
+            self._judged = 0
         self._recorded = resetting.recorded_way(Path(p.reset_episode), self._profile) if p.reset_episode else None
         self._measured: np.ndarray | None = None
         self._stamp, self._heard = 0, 0.0
@@ -80,6 +94,7 @@ class SceneNode(WhetstoneNode[Parameters]):
     def _on_joints(self, message: JointState) -> None:
         self._measured = self._profile.proprioception(list(message.name), message.position).astype(np.float64)
         self._stamp, self._heard = to_ns(message.header.stamp), time.monotonic()
+        self._judge()
 
     def _on_watchdog(self, message: Watchdog) -> None:
         self._stopped = message.stopped
@@ -90,7 +105,14 @@ class SceneNode(WhetstoneNode[Parameters]):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         if request.episode_id != self._episode:
-            self._episode, self._left, self._rows = request.episode_id, list(self._ways), None
+            if self._objects is not None:
+                try:
+                    self._task = load_task(request.task, self._profile.asset_name)
+                except WhetstoneError as error:
+                    response.reason = str(error)
+                    return response
+                self._judging, self._seed = False, int(request.seed)
+            self._episode, self._left, self._rows, self._ended = request.episode_id, list(self._ways), None, 0.0
             self._heard = time.monotonic()  # patience begins now
             self._measured = None  # it may have been moved by hand since
             self._asked()
@@ -120,6 +142,9 @@ class SceneNode(WhetstoneNode[Parameters]):
             return
         if self._measured is None:
             return
+        if self._left[0] == "place":
+            self._place(now)
+            return
         if self._rows is None:
             self._rows, self._row, self._ended = self._way(self._measured), 0, 0.0
         row = self._rows[min(self._row, len(self._rows) - 1)]
@@ -135,6 +160,34 @@ class SceneNode(WhetstoneNode[Parameters]):
             joint = self._profile.joint_names[int(away.argmax())]
             self._trouble(f"{self._left[0]}: the arm does not get there, {joint} is {away.max():.2f} rad off; is something in its way?")
 
+    def _place(self, now: float) -> None:
+        """The simulator is told where its objects belong, until they are there."""
+        assert self._objects is not None and self._measured is not None
+        if not self._ended:
+            self._ended = now
+            self._objects.place(self._mirror.layout(self._task, self._seed))
+        if self._objects.placed():
+            self._mirror.begin(self._task, self._measured, self._objects.poses)
+            self._judging, self._judged, self._ended = True, 0, 0.0
+            self._next()
+        elif now - self._ended > PATIENCE:
+            known = ", ".join(self._objects.poses) or "nothing"
+            raise PeerError(
+                f"{', '.join(self._objects.missing())} could not be placed within {PATIENCE:g} s; poses are heard of {known}. Is the "
+                "simulator running with the scene of docs/simulators.md?"
+            )
+
+    def _judge(self) -> None:
+        """Ground truth of this frame, at the control rate at most."""
+        objects = self._objects
+        if objects is None or not self._judging or self._stamp < self._judged + 0.9 * self._profile.period_ns:
+            return
+        assert self._measured is not None
+        found, self._judged = self._mirror.update(self._measured, objects.poses), self._stamp
+        message = Truth(episode_id=self._episode, success=bool(found.success), stage=int(found.stage), stages=int(found.stages))
+        message.header.stamp = to_stamp(self._stamp)
+        self._truth.publish(message)
+
     def _way(self, measured: np.ndarray) -> np.ndarray:
         if self._left[0] == "park":
             return resetting.to_home(measured, self._profile)
@@ -148,7 +201,7 @@ class SceneNode(WhetstoneNode[Parameters]):
         self._targets.publish(message)
 
     def _next(self) -> None:
-        self._left, self._rows = self._left[1:], None
+        self._left, self._rows, self._ended = self._left[1:], None, 0.0
         self._asked()
 
     def _trouble(self, reason: str) -> None:

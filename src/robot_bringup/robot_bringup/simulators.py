@@ -30,3 +30,8 @@ def robot_in(robot: str, sim: str) -> str:
         f"robot '{robot}' has no profile for sim:={sim}; there are ones for {', '.join(there) or 'none'}. Write one that extends it, with "
         f"that simulator's topics, and pass it: robot:=/path/{name}_{sim}.yaml (docs/simulators.md)"
     )
+
+
+def world(namespace: str) -> str:
+    """Gazebo's name for the world of the robot in that namespace."""
+    return namespace.replace("/", "_")

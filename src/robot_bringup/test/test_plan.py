@@ -135,7 +135,8 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"seed": "50"}, "argument seed:=50 must be an integer from 0 to 49"),
         ("refine", {"domain_id": "233"}, "domain_id:=233"),
         ("refine", {"namespace": "left arm"}, "namespace:=left arm is no ROS name"),
-        ("refine", {"sim": "gazebo"}, "sim:=gazebo is not there yet; use sim:=mujoco"),
+        ("refine", {"sim": "isaac", "robot": "fr3"}, "robot 'fr3' has no profile for sim:=isaac; there are ones for franka, so100"),
+        ("refine", {"sim": "isaac", "reset": "prompt"}, "reset:=prompt is for sim:=none"),
         ("refine", {"sim": "mujko"}, "unknown sim 'mujko'; did you mean 'mujoco'?"),
         ("refine", {"record_topics": "/wind"}, "record_topics:=/wind needs record:=true"),
         ("refine", {"record": "true", "record_topics": "/wind=Wind"}, "'Wind' of topic '/wind' is no message type; it is package/msg/Name"),
@@ -362,3 +363,16 @@ def test_the_watchdog_s_patience_is_an_argument_with_bounds():
     for wrong in ("1.4", "101", "nan"):
         with pytest.raises(ConfigError, match=f"argument watchdog_patience:={wrong} must be a number from 1.5 to 100"):
             plan("evaluate", {"watchdog_patience": wrong})
+
+
+@pytest.mark.parametrize(("sim", "objects"), [("isaac", "topics"), ("gazebo", "gazebo")])
+def test_before_a_foreign_simulator_stands_a_scene_node_with_the_profile_for_it(sim, objects):
+    made = plan("evaluate", {"sim": sim, "namespace": "lab/left"})
+    assert names(made) == ["scene", "watchdog", "policy", "evaluator", "episode_manager"], "the truth is known there"
+    assert {each.parameters["robot"] for each in made.nodes} == {f"franka_{sim}"} and made.arguments["robot"] == f"franka_{sim}"
+    scene = node(made, "scene").parameters
+    assert (scene["reset"], scene["objects"], scene["world"]) == ("park,place", objects, "lab_left")
+    assert scene["realtime"] and node(made, "policy").parameters["gated"] and not node(made, "watchdog").parameters["hardware"]
+    assert plan("evaluate", {"sim": sim}).namespace == "franka"
+    alone = plan("sim", {"sim": sim, "robot": "so100"})
+    assert names(alone) == ["scene", "episode_manager"] and node(alone, "scene").parameters["reset"] == "place"

@@ -23,7 +23,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Truth
+from whetstone_msgs.msg import Episode, Truth
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup.conformance import checks
@@ -33,7 +33,7 @@ from whetstone.errors import InputError
 from whetstone.guard import Guard, GuardResult
 from whetstone.images import to_array
 from whetstone.profile import RobotProfile
-from whetstone.ros import CAMERA_LIVE, COMMAND, EVENT, STATE, to_ns
+from whetstone.ros import CAMERA_LIVE, COMMAND, EPISODE, EVENT, STATE, to_ns
 
 SWING = 0.06
 """rad that a joint is sent out by."""
@@ -119,6 +119,8 @@ class _Robot:
             node.create_subscription(Image, self._name(camera.topic), partial(self._on_image, camera.name), CAMERA_LIVE)
         node.create_subscription(Clock, checks.CLOCK_TOPIC, self._on_clock, CAMERA_LIVE)
         node.create_subscription(Truth, self._name(checks.TRUTH_TOPIC), self._on_truth, EVENT)
+        self._phase: int | None = None
+        node.create_subscription(Episode, self._name("episode"), self._on_episode, EPISODE)
         self._arm: ArmCommand = arm_command(profile)
         self._guard = Guard(profile)
         self._grip = profile.opening_to_goal(1.0)
@@ -149,6 +151,9 @@ class _Robot:
 
     def _on_truth(self, message: Truth) -> None:
         self.record.truths.append(to_ns(message.header.stamp))
+
+    def _on_episode(self, message: Episode) -> None:
+        self._phase = message.phase
 
     def there(self) -> bool:
         """Whether somebody publishes its joint states or offers to reset its scene."""
@@ -189,7 +194,11 @@ class _Robot:
     def reset_all(self, task: str, patience: float) -> None:
         """Two seeds, the first of them again, and a task that does not exist."""
         client = self._node.create_client(ResetScene, self._name(checks.RESET_SERVICE))
-        if self._observer.until(client.service_is_ready, 1.0):
+        if self._observer.until(client.service_is_ready, 5.0):
+            # A run that brings the scene back itself just now must be done with it: an episode manager, if there is one, says so.
+            self._observer.until(lambda: self._phase is not None, 1.0)
+            busy = (Episode.PHASE_WAITING, Episode.PHASE_RESETTING)
+            self._observer.until(lambda: self._phase not in busy, patience)
             self.record.resets = [self._reset(client, task, seed, patience) for seed in (1, 2, 1)]
             self.record.resets.append(self._reset(client, NO_TASK, -1, patience))
         self._node.destroy_client(client)

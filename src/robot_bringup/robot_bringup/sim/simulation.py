@@ -57,7 +57,7 @@ class Simulation:
         self._gripper_control = np.array([gripper["control_closed"], gripper["control_open"]], dtype=float)
         self._gripper_qpos = self.model.jnt_qposadr[self.model.joint(gripper["joint"]).id]
         closed, opened = (profile.sim.joints[profile.gripper.joint].to_model(p) for p in (profile.gripper.closed, profile.gripper.open))
-        self._gripper_range = np.array([closed, opened])
+        self.gripper_range = np.array([closed, opened])
         self.substeps = round(1.0 / profile.rate / self.model.opt.timestep)
         self.world = World(self.model, self.data, self.scene, settings, closed, opened)
         self._renderer: mujoco.Renderer | None = None
@@ -76,18 +76,24 @@ class Simulation:
         """Model joint angles -> driver joint angles (rad)."""
         return angles * self._signs + self._offsets
 
+    def draw(self, task: TaskSpec, seed: int) -> tuple[np.ndarray, dict[str, tuple[float, float, float]]]:
+        """Where (task, seed) puts the arm, (n,) rad in the driver's convention, and the objects, name -> (x, y, yaw)."""
+        rng = np.random.default_rng([seed, 7])
+        home = np.array([joint.home for joint in self.profile.joints])
+        arm = home + rng.normal(0, self._home_noise, len(home))
+        return arm, sample_layout(self._settings["layout"], self.scene, task, rng)
+
     def reset(self, task: TaskSpec, seed: int) -> None:
         """Put arm and objects where (task, seed) says. The same pair gives the same scene, bit for bit."""
-        rng = np.random.default_rng([seed, 7])
+        arm, layout = self.draw(task, seed)
         mujoco.mj_resetData(self.model, self.data)
-        home = np.array([joint.home for joint in self.profile.joints])
-        joints = self.to_model(home + rng.normal(0, self._home_noise, len(home)))
+        joints = self.to_model(arm)
         self.data.qpos[self.qpos_addresses] = joints
-        self.world.set_gripper(self._gripper_range[1])
+        self.world.set_gripper(self.gripper_range[1])
         self._targets = joints.copy()
         self.data.ctrl[self._actuators] = joints
         self.data.ctrl[self._gripper_actuator] = self._gripper_control[1]
-        self.world.place(sample_layout(self._settings["layout"], self.scene, task, rng))
+        self.world.place(layout)
         for _ in range(20):  # let the cubes settle, the servos take the load
             mujoco.mj_step(self.model, self.data)
         self.data.time = 0.0
@@ -119,7 +125,7 @@ class Simulation:
 
     def gripper_opening(self) -> float:
         """Measured opening in [0, 1]."""
-        closed, opened = self._gripper_range
+        closed, opened = self.gripper_range
         return float(np.clip((self.data.qpos[self._gripper_qpos] - closed) / (opened - closed), 0, 1))
 
     def observe(self, images: bool = True) -> SimState:

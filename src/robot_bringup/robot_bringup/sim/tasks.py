@@ -16,6 +16,9 @@ from robot_bringup.sim.model import Scene
 from whetstone.errors import ConfigError
 from whetstone.task import TaskSpec
 
+STANDING = ("tray", "mark", "button_base")
+"""Objects that nothing moves but a reset."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -35,7 +38,7 @@ class World:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, scene: Scene, settings: dict[str, Any], closed: float, opened: float):
         self.model, self.data, self.scene = model, data, scene
         self._site = model.site("end_effector").id
-        self._mocap = {name: model.body_mocapid[model.body(name).id] for name in ("tray", "mark", "button_base")}
+        self._mocap = {name: model.body_mocapid[model.body(name).id] for name in STANDING}
         self._cube_qpos = {name: model.jnt_qposadr[model.joint(name).id] for name in ("red_cube", "blue_cube")}
         self._fingers = [(model.jnt_qposadr[model.joint(name).id], opened) for name, opened in settings["gripper"]["joints_open"].items()]
         self._gripper_qpos = model.jnt_qposadr[model.joint(settings["gripper"]["joint"]).id]
@@ -87,14 +90,28 @@ class World:
             self.data.qpos[address] = opened
         self.data.qpos[self._gripper_qpos] = position
 
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Everything that a layout places."""
+        return (*self._cube_qpos, *self._mocap)
+
+    def poses(self, layout: dict[str, tuple[float, float, float]]) -> dict[str, np.ndarray]:
+        """layout: object -> (x, y, yaw). Returns object -> (7,) x, y, z (m), w, x, y, z."""
+        high = {name: self.scene.cube / 2 + 0.001 for name in self._cube_qpos}
+        return {name: np.array([x, y, high.get(name, 0.0), np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]) for name, (x, y, yaw) in layout.items()}
+
     def place(self, layout: dict[str, tuple[float, float, float]]) -> None:
         """layout: object -> (x, y, yaw)."""
-        for name, (x, y, yaw) in layout.items():
-            if name in self._cube_qpos:
-                address = self._cube_qpos[name]
-                self.data.qpos[address : address + 7] = [x, y, self.scene.cube / 2 + 0.001, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
-            else:
-                self.data.mocap_pos[self._mocap[name]] = [x, y, 0]
+        for name, pose in self.poses(layout).items():
+            self.put(name, pose)
+
+    def put(self, name: str, pose: np.ndarray) -> None:
+        """pose: (7,) x, y, z (m), w, x, y, z. A cube keeps its velocity; what stands keeps its direction."""
+        if name in self._cube_qpos:
+            address = self._cube_qpos[name]
+            self.data.qpos[address : address + 7] = pose
+        else:
+            self.data.mocap_pos[self._mocap[name]] = pose[:3]
 
 
 def sample_layout(ranges: dict[str, Any], scene: Scene, task: TaskSpec, rng: np.random.Generator) -> dict[str, tuple[float, float, float]]:
