@@ -14,7 +14,7 @@ ARGS ?=
 # Runs one command inside the environment.
 IN_ENV := source scripts/env.sh;
 
-.PHONY: help setup test lint format demo demo-study study assets bench bench-reward bench-weights bench-control bench-bags clean
+.PHONY: help setup test test-gazebo lint format demo demo-study study assets bench bench-reward bench-weights bench-control bench-bags clean
 
 help: ## this list
 	@echo "make demo [ROBOT=franka|so100] [TASK=...] [REWARD=...] [SEED=...]"
@@ -31,6 +31,9 @@ lint: setup ## ruff and pyright
 	@$(IN_ENV) ruff check .
 	@$(IN_ENV) ruff format --check .
 	@$(IN_ENV) pyright
+
+test-gazebo: setup ## the conformance kit on a real Gazebo Sim, where one is installed; else what to install
+	@$(IN_ENV) python -m robot_bringup.gazebo.check $(ARGS)
 
 format: setup ## the formatting that lint asks for
 	@$(IN_ENV) ruff check --fix .

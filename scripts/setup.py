@@ -286,8 +286,9 @@ def colcon(step: str, *arguments: str) -> None:
 
 def build_messages() -> None:
     bases = ["src/msgs"]
-    if not any((prefix / "share" / "control_msgs").is_dir() for prefix in ament_prefixes()):
-        bases.append("compat/control_msgs")
+    for package in ("control_msgs", "ros_gz_interfaces"):
+        if not any((prefix / "share" / package).is_dir() for prefix in ament_prefixes()):
+            bases.append(f"compat/{package}")
     options = ["--event-handlers", "console_direct+", "--cmake-args", f"-DPython3_EXECUTABLE={VENV_PYTHON}", "-DBUILD_TESTING=OFF"]
     colcon("messages", "--base-paths", *bases, *options)
 

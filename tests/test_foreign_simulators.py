@@ -36,7 +36,7 @@ def start_run(graph: Graph, *words: str) -> Path:
     return run_dir
 
 
-@pytest.mark.parametrize(("sim", "robot"), [("isaac", "franka")])
+@pytest.mark.parametrize(("sim", "robot"), [("isaac", "franka"), ("gazebo", "so100")])
 def test_a_policy_is_evaluated_there_and_the_truth_is_known(tmp_path, domain, sim: str, robot: str) -> None:
     """Reset, motion through guard and watchdog, judgement: two short episodes from seeds of our own simulator's."""
     graph = Graph(tmp_path, domain)
@@ -64,7 +64,7 @@ def test_a_policy_is_evaluated_there_and_the_truth_is_known(tmp_path, domain, si
         graph.close()
 
 
-@pytest.mark.parametrize(("sim", "robot"), [("isaac", "so100")])
+@pytest.mark.parametrize(("sim", "robot"), [("isaac", "so100"), ("gazebo", "franka")])
 def test_it_conforms_with_our_scene_node_before_it(tmp_path, domain, sim: str, robot: str) -> None:
     graph = Graph(tmp_path, domain)
     try:

@@ -138,7 +138,11 @@ class SceneNode(WhetstoneNode[Parameters]):
             self._rows = None
             return
         if now - self._heard > PATIENCE:
-            self._trouble(f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?")
+            silent = f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?"
+            if self._objects is None:
+                self._trouble(silent)
+            else:  # a simulator may still be starting; the episode manager waits no longer than its deadline
+                self.get_logger().warning(silent, throttle_duration_sec=PATIENCE)
             return
         if self._measured is None:
             return
