@@ -14,6 +14,10 @@ pytest.importorskip("rclpy")
 
 from graph import Graph
 
+from robot_bringup.conformance.__main__ import main
+from whetstone.errors import ConfigError
+
+LATE = {"rate", "no pause", "stamps at the pace of the wall clock"}
 PEER = Path(__file__).with_name("simulator_peer.py")
 
 
@@ -26,14 +30,20 @@ def start_peer(graph: Graph, robot: str, namespace: str, **options) -> None:
 
 
 def conform(graph: Graph, *words: str, patience: float = 60) -> tuple[int, dict[str, dict[tuple[str, str], dict]], str]:
-    """Exit code, verdicts by namespace and check, and what was printed."""
+    """Exit code, verdicts by namespace and check, and what was printed. Where something failed that a busy machine delays, once more."""
     out = graph.tmp_path / "conformance.json"
     given = (*words, f"json:={out}", f"domain_id:={graph.domain}", "seconds:=1.5", f"patience:={patience}")
     call = [sys.executable, "-m", "robot_bringup.conformance", *given]
-    done = subprocess.run(call, env={**os.environ, **graph.environment}, capture_output=True, text=True, timeout=180, check=False)
-    assert out.exists(), done.stdout + done.stderr + "".join(graph.log(name) for name in graph.processes)
-    found = json.loads(out.read_text())["checks"]
-    return done.returncode, {name: {(one["group"], one["name"]): one for one in each} for name, each in found.items()}, done.stdout
+    code, output, found = 0, "", {}
+    for _ in range(2 if patience > 5 else 1):
+        done = subprocess.run(call, env={**os.environ, **graph.environment}, capture_output=True, text=True, timeout=180, check=False)
+        code, output = done.returncode, done.stdout
+        assert out.exists(), output + done.stderr + "".join(graph.log(name) for name in graph.processes)
+        written = json.loads(out.read_text())["checks"]
+        found = {name: {(one["group"], one["name"]): one for one in each} for name, each in written.items()}
+        if not {name for each in found.values() for _, name in outcomes(each, "failed")} & LATE:
+            break
+    return code, found, output
 
 
 def outcomes(verdicts: dict, word: str) -> set[tuple[str, str]]:
@@ -61,9 +71,9 @@ def test_what_is_broken_fails_and_only_that(tmp_path, domain) -> None:
     graph = Graph(tmp_path, domain)
     faults = ["swapped", "degrees", "small_wrist", "blank_front", "late_front", "ignores_seed", "dies_beyond_limits"]
     try:
-        start_peer(graph, "franka", "left", own_reset=True, faults=faults)
-        start_peer(graph, "franka", "right", own_reset=True)
-        code, found, output = conform(graph, "robot:=franka", "namespace:=left,right", "sim:=mujoco")
+        start_peer(graph, "so100", "left", own_reset=True, faults=faults)
+        start_peer(graph, "so100", "right", own_reset=True)
+        code, found, output = conform(graph, "robot:=so100", "namespace:=left,right", "sim:=mujoco")
         assert code == 1
         assert outcomes(found["left"], "failed") == {
             ("camera wrist", "size"),
@@ -124,7 +134,7 @@ def test_a_robot_that_is_not_there_is_said_to_be_missing(tmp_path, domain) -> No
     ],
 )
 def test_wrong_words_are_one_line(words, said: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "robot_bringup.conformance", *words], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    """All of them before anything of ROS begins."""
+    with pytest.raises(ConfigError) as caught:
+        main(list(words))
+    assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -203,3 +203,27 @@ def test_a_machine_without_franka_ros2_is_told_so():
     (start,) = [action for action in description.entities if isinstance(action, OpaqueFunction)]
     with pytest.raises(ConfigError, match="package franka_bringup is not installed here"):
         start.execute(context)
+
+
+@pytest.mark.skipif("ros_gz_sim" in get_packages_with_prefixes(), reason="Gazebo is installed here")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "package franka_description is not installed here|xacro is not installed here"),
+        ({"robot": "fr3"}, "robot 'fr3' has no profile for sim:=gazebo"),
+        ({"robot": "so100"}, "description:=FILE"),
+        ({"base_rpy": "0 0"}, "is not installed here|must be three numbers"),
+    ],
+)
+def test_a_machine_without_gazebo_is_told_so(given, said):
+    """The file loads, lists its arguments, and names what is missing."""
+    source = PythonLaunchDescriptionSource(str(config.root() / "launch" / "gazebo.launch.py"))
+    description = source.get_launch_description(LaunchContext())
+    names = [action.name for action in description.get_launch_arguments()]
+    assert names == ["robot", "namespace", "description", "hand", "base_rpy", "headless"]
+    defaults = {"robot": "franka", "namespace": "", "description": "", "hand": "", "base_rpy": "0 0 0", "headless": "true"}
+    context = LaunchContext()
+    context.launch_configurations.update({**defaults, **given})
+    (start,) = [action for action in description.entities if isinstance(action, OpaqueFunction)]
+    with pytest.raises(ConfigError, match=said):
+        start.execute(context)
