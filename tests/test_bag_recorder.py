@@ -118,7 +118,7 @@ def test_what_is_said_of_an_episode_is_in_its_bag_byte_for_byte_and_a_killed_rec
         graph.until(lambda: part.exists() and part.stat().st_size > 10 * 2 * 128 * 128 * 3)
         graph.processes["bag_recorder"].send_signal(signal.SIGKILL)
         graph.until_exit("bag_recorder")
-        graph.start("robot_bringup", "bag_recorder", "bag_recorder", active=False, **(parameters | {"restarted": True}))
+        graph.start("robot_bringup", "bag_recorder", "bag_recorder", active=False, **{**parameters, "restarted": True})
         graph.until(lambda: (bags / "interrupted" / "two").is_dir() and (bags / "running" / "two").is_dir())
         before = {topic: len(said) for topic, said in robot.said.items()}
         graph.until_matched(robot.joints, *robot.cameras.values())
