@@ -15,13 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from policy_node.action_space import ActionConverter
 from policy_node.openvla import pixels
 from policy_node.openvla_oft import OpenVLAOFTPolicy, convert
 from robot_bringup.offline import run_episode
 from robot_bringup.sim.simulation import Simulation
 from whetstone.config import load_yaml, root
-from whetstone.contracts import Chunk, ImitationPolicy, Observation, Policy
+from whetstone.contracts import ImitationPolicy, Observation, Policy
 from whetstone.errors import AssetError, ConfigError
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
@@ -288,26 +287,9 @@ def test_what_it_cannot_load_is_one_line(folders: dict[bool, Path], tmp_path: Pa
         load(folder)
 
 
-class Joints:
-    """The policy as the node runs it: its chunks as joint targets."""
-
-    def __init__(self, policy: OpenVLAOFTPolicy) -> None:
-        self._policy, self._converter = policy, ActionConverter(policy.spec.action_space, FRANKA)
-        self.spec = replace(policy.spec, action_space="joint_position")
-        self.reset, self.trainable_state, self.load_trainable_state = policy.reset, policy.trainable_state, policy.load_trainable_state
-
-    @classmethod
-    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> Joints:
-        return cls(OpenVLAOFTPolicy.load(config, profile, device))
-
-    def act(self, observation: Observation) -> Chunk:
-        return Chunk(self._converter.convert(self._policy.act(observation).actions, observation.proprioception).actions)
-
-
 def test_it_drives_the_simulator(folders: dict[bool, Path]) -> None:
     sim = Simulation(FRANKA)
-    settings = {"model": str(folders[True]), "horizon": 4, "cameras": CAMERAS, "dtype": "float32"}
-    played = run_episode(sim, Joints.load(settings, FRANKA), replace(load_task("reach", "franka"), max_steps=8), 1, "greedy").rollout
+    played = run_episode(sim, load(folders[True]), replace(load_task("reach", "franka"), max_steps=8), 1, "greedy").rollout
     sim.close()
-    assert played.actions.shape == (2, 4, 8)
+    assert played.actions.shape == (2, 4, 7)
     assert np.abs(played.proprioception[-1, :7] - played.proprioception[0, :7]).max() > 1e-3, "the arm moves"

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from learner_node.filtered_bc import FilteredBC
 from policy_node.openvla import ActionTokens, OpenVLAPolicy, rpy_of_vector, vector_of_rpy
 from policy_node.prismatic import vision_of
 from robot_bringup.offline import run_episode
 from robot_bringup.sim.simulation import Simulation
-from whetstone.action_space import ActionConverter
 from whetstone.config import load_yaml, root
-from whetstone.contracts import Chunk, FlowPolicy, ImitationPolicy, Observation, Policy
+from whetstone.contracts import FlowPolicy, ImitationPolicy, Observation, Policy
 from whetstone.errors import AssetError, ConfigError
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
@@ -256,30 +256,25 @@ def test_the_contract_carries_its_motions(folder: Path) -> None:
     assert replace(policy.spec, config_hash="") == replace(plain.spec, config_hash="")
 
 
-class Joints:
-    """The policy as the node runs it: its chunks as joint targets."""
-
-    def __init__(self, policy: OpenVLAPolicy) -> None:
-        self._policy, self._converter = policy, ActionConverter(policy.spec.action_space, FRANKA)
-        self.spec = replace(policy.spec, action_space="joint_position")
-        self.reset, self.trainable_state, self.load_trainable_state = policy.reset, policy.trainable_state, policy.load_trainable_state
-
-    @classmethod
-    def load(cls, config: dict[str, Any], profile: Any, device: str = "cpu") -> Joints:
-        return cls(OpenVLAPolicy.load(config, profile, device))
-
-    def act(self, observation: Observation) -> Chunk:
-        return Chunk(self._converter.convert(self._policy.act(observation).actions, observation.proprioception).actions)
-
-
-def test_it_drives_the_simulator(folder: Path) -> None:
-    sim = Simulation(FRANKA)
-    forward = ForwardKinematics(FRANKA)
-    policy = Joints.load({"model": str(folder), "statistics": "bridge_orig", "dtype": "float32"}, FRANKA)
+def test_it_drives_the_simulator_and_is_refined_from_what_it_and_a_human_did(folder: Path) -> None:
+    """A human's commands are joint targets; they are learned as motions of the hand."""
+    sim, forward = Simulation(FRANKA), ForwardKinematics(FRANKA)
+    policy = load(folder, trained={"lora": {"targets": ["q_proj", "v_proj"], "rank": 2}})
     played = run_episode(sim, policy, replace(load_task("reach", "franka"), max_steps=5), 1, "greedy").rollout
     sim.close()
-    assert played.actions.shape == (5, 1, 8)
-    first = played.actions[0, 0, :7] - played.proprioception[0, :7]
-    assert 1e-4 < np.abs(first).max() <= float((FRANKA.velocity * FRANKA.period).max()) + 1e-6
+    assert played.actions.shape == (5, 1, 7)
     way = forward.pose(played.proprioception[-1, :7])[0] - forward.pose(played.proprioception[0, :7])[0]
     assert np.linalg.norm(way) > 1e-3, "the hand moves"
+    commanded = played.proprioception.copy()
+    commanded[2, :7] += 0.02
+    steps = {"stamps": played.stamps, "measured": played.proprioception, "commanded": commanded, "intervention": np.arange(5) == 2}
+    played = replace(played, steps=steps, outcome="success")
+    played.rewards["progress"] = np.linspace(0, 1, 6).astype(np.float32)
+    learner = FilteredBC.load({"steps": 2, "batch": 2, "updates": 1.0, "gate": {"episodes": 1}}, policy, 0)
+    report = learner.update([played], 0, False)
+    assert report.metrics["intervened"] == 1 and np.isfinite(report.metrics["loss"])
+    learned = learner._buffer[0].rollout.actions
+    np.testing.assert_array_equal(np.delete(learned, 2, 0), np.delete(played.actions, 2, 0))
+    moved = forward.pose(commanded[2, :7])[0] - forward.pose(played.proprioception[2, :7])[0]
+    np.testing.assert_allclose(learned[2, 0, :3], moved, atol=1e-5)
+    np.testing.assert_allclose(learned[2, 0, 6], commanded[2, 7])

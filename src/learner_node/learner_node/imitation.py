@@ -39,6 +39,7 @@ from learner_node.network_learner import NetworkLearner
 from learner_node.prior import prior_count, read_prior
 from learner_node.rounds import GateConfig, RoundsConfig
 from whetstone import sharding
+from whetstone.action_space import ActionConverter
 from whetstone.config import parse, source_of
 from whetstone.contracts import FlowPolicy, ImitationPolicy, Rollout
 from whetstone.errors import ConfigError
@@ -185,7 +186,7 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
 
     def read_prior(self, source: str) -> None:
         """Remember the episodes from before the run. Raises ConfigError naming the folder where none of them can be imitated."""
-        found = [self._keep(rollout, PRIOR) for rollout in read_prior(self.config.prior, self.policy.spec, source)]
+        found = [self._keep(rollout, PRIOR) for rollout in read_prior(self.config.prior, self.policy.spec, source, self._converter())]
         self._prior = [
             kept for kept in found if not self.reads_reward or kept.demonstrated or labelled(kept.rollout).any() or kept.intervened.any()
         ]
@@ -248,7 +249,13 @@ class FlowImitation(NetworkLearner[tuple[Pool, Pool]], Generic[C]):
         return {"rng": self._rng, "generator": self._generator, "new": self._new, "optimiser": self._optimiser}
 
     def recall(self, rollout: Rollout, iteration: int) -> None:
-        self._buffer.append(self._keep(corrected(rollout), iteration))
+        self._buffer.append(self._keep(corrected(rollout, self._converter()), iteration))
+
+    def _converter(self) -> ActionConverter | None:
+        """From what was commanded to the policy's actions; a flow's chunks are joint targets."""
+        if self._flows or self.policy.spec.action_space == "joint_position":
+            return None
+        return ActionConverter(self.policy.spec.action_space, self.policy.profile)
 
     def _keep(self, rollout: Rollout, iteration: int) -> Kept:
         if not self._flows:

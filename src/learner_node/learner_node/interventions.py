@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from whetstone.action_space import ActionConverter
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 
@@ -30,9 +31,10 @@ def intervened(rollout: Rollout) -> np.ndarray:
     return found
 
 
-def corrected(rollout: Rollout) -> Rollout:
+def corrected(rollout: Rollout, converter: ActionConverter | None = None) -> Rollout:
     """The episode with the actions of intervened decisions as they were commanded: from the decision on, a row for each control step.
 
+    converter: to the policy's action space; None: its actions are joint targets, as commands are.
     A row without a command is the last command (the arm held), before the first one the measured position; what the chunk lacks at the
     episode's end is its last row again. Raises InputError where the record marks an intervention and lacks what was commanded.
     """
@@ -48,7 +50,11 @@ def corrected(rollout: Rollout) -> Rollout:
     wanted = rollout.stamps[which, None] + period * np.arange(horizon)
     rows = np.searchsorted(stamps, wanted - period // 2).clip(max=len(stamps) - 1)
     actions = np.array(rollout.actions)
-    actions[which] = commanded[rows]
+    if converter is None:
+        actions[which] = commanded[rows]
+    else:
+        at = np.flatnonzero(which)
+        actions[which] = [converter.of_joints(commanded[some], rollout.proprioception[index]) for index, some in zip(at, rows)]
     return replace(rollout, actions=actions)
 
 

@@ -11,18 +11,19 @@ from pathlib import Path
 
 from learner_node.interventions import corrected
 from learner_node.rounds import judged
+from whetstone.action_space import ActionConverter
 from whetstone.contracts import PolicySpec, Rollout
 from whetstone.errors import ConfigError, InputError
 from whetstone.fitting import misfit
 from whetstone.store import RolloutStore
 
 
-def read_prior(folder: str, spec: PolicySpec, source: str) -> Iterator[Rollout]:
+def read_prior(folder: str, spec: PolicySpec, source: str, converter: ActionConverter | None = None) -> Iterator[Rollout]:
     """The episodes in a folder of rollouts, or in that of a run, in order of their ids, as they were carried out (interventions.py); those
     that were aborted are left out.
 
-    spec: of the policy that learns from them. source: the file with the key `prior`, for errors. Raises ConfigError naming what is missing,
-    damaged or another robot's; at the end where there was none.
+    spec: of the policy that learns from them. source: the file with the key `prior`, for errors. converter: as in `corrected`. Raises
+    ConfigError naming what is missing, damaged or another robot's; at the end where there was none.
     """
     named = f"{source}: key 'prior': {folder}"
     path = Path(folder).expanduser()
@@ -41,7 +42,7 @@ def read_prior(folder: str, spec: PolicySpec, source: str) -> Iterator[Rollout]:
         if judged([rollout]):
             count += 1
             try:
-                yield corrected(rollout)
+                yield corrected(rollout, converter)
             except InputError as error:
                 raise ConfigError(f"{named}: {error}") from None
     if not count:

@@ -71,7 +71,10 @@ BREAK: dict[str, tuple[Callable[[Rollout], Rollout], str]] = {
         "episode b has images of 8x8 .* the policy sees 6x4",
     ),
     "joints": (lambda one: replace(one, proprioception=np.zeros((3, 4), np.float32)), "measures 3 joints and a gripper, .* robot has 1"),
-    "commands": (lambda one: replace(one, actions=np.zeros((3, 1, 4), np.float32)), "commands 3 joints and a gripper, .* robot has 1"),
+    "commands": (
+        lambda one: replace(one, actions=np.zeros((3, 1, 7), np.float32)),
+        r"has actions of 7 numbers \(the end effector and gripper\), the policy's have 2 \(joint_position\)",
+    ),
     "horizon": (lambda one: replace(one, actions=np.zeros((3, 2, 2), np.float32)), "chunks of 2 rows, the policy's have 1"),
 }
 

@@ -70,7 +70,7 @@ class LeRobotPolicy:
     """
 
     def __init__(self, config: LeRobotConfig, profile: RobotProfile, folder: Path, source: str, device: str = "cpu"):
-        self.config, self.device = config, device
+        self.config, self.device, self.profile = config, device, profile
         self.convention = Convention(config, profile, source)
         with loading(folder):
             settings = lerobot("configs.policies").PreTrainedConfig.from_pretrained(folder)

@@ -88,7 +88,7 @@ class OpenVLAPolicy:
     """One action per inference. Greedy takes the most probable bin, sampled and exploring draw one."""
 
     def __init__(self, config: OpenVLAConfig, profile: RobotProfile, folder: Path, source: str, device: str = "cpu") -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.profile = config, device, profile
         self.convention = Convention(config, profile, source)
         if config.camera not in [camera.name for camera in profile.cameras]:
             known = names([camera.name for camera in profile.cameras])

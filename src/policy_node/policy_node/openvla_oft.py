@@ -117,7 +117,7 @@ class OpenVLAOFTPolicy:
     """Draws nothing: greedy, sampled and exploring are the same."""
 
     def __init__(self, config: OpenVLAOFTConfig, profile: RobotProfile, folder: Path, source: str, device: str = "cpu") -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.profile = config, device, profile
         self.convention = Convention(config, profile, source)
         chosen_cameras({camera: camera for camera in config.cameras}, profile, source)
         if config.horizon is None:
@@ -235,12 +235,9 @@ class OpenVLAOFTPolicy:
         if self._kinematics is None:
             return self.convention.state(proprioception).astype(np.float64)
         position, quaternion = self._kinematics.pose(np.asarray(proprioception[:-1], np.float64))
-        real = quaternion[0] if quaternion[0] >= 0 else -quaternion[0]
-        axis = quaternion[1:] if quaternion[0] >= 0 else -quaternion[1:]
-        length = float(np.linalg.norm(axis))
-        rotation = axis * (2 * np.arctan2(length, real) / length if length > 1e-12 else 2.0)
         opening = float(proprioception[-1])
-        return np.array([*position, *rotation, *(one.closed + opening * (one.open - one.closed) for one in self.config.fingers)])
+        fingers = [one.closed + opening * (one.open - one.closed) for one in self.config.fingers]
+        return np.array([*position, *self._kinematics.rotation_vector(quaternion), *fingers])
 
 
 def _statistics(folder: Path, settings: dict[str, Any], name: str, source: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from robot_bringup.sim.simulation import SimState, Simulation
 from robot_bringup.sim.tasks import Truth
+from whetstone.action_space import ActionConverter
 from whetstone.completion import Completion, Debounce
 from whetstone.contracts import PROPRIOCEPTION, Chunk, Observation, Policy, PolicyMode, Provenance, RewardNeeds, RewardSample, Rollout
 from whetstone.gripper import GripperTrigger
@@ -35,6 +36,7 @@ class Acting:
         policy.reset(task.instruction, seed, mode)
         self._sim, self._policy, self._profile = sim, policy, sim.profile
         self._guard, self._trigger = Guard(sim.profile), GripperTrigger(sim.profile.gripper.hysteresis)
+        self._converter = ActionConverter(policy.spec.action_space, sim.profile)
         self._goal, self._previous, self._chunk, self._held = 1.0, None, np.zeros(0), 0
         self.done = False
 
@@ -54,7 +56,7 @@ class Acting:
         images = {name: image.copy() for name, image in seen.images.items()}
         observation = Observation(step * self._profile.period_ns, images, proprioception(seen))
         answer = self._policy.act(observation)
-        self._chunk = answer.actions
+        self._chunk = self._converter.convert(answer.actions, observation.proprioception).actions
         return observation, answer
 
     def act(self, step: int, seen: SimState) -> np.ndarray:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("mujoco")
 
+import mujoco
+
 from whetstone.action_space import ActionConverter, Converted
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import RobotProfile, load_profile
@@ -138,3 +140,32 @@ def test_a_stretched_arm_does_not_swing(name: str) -> None:
     assert (steps <= profile.velocity * profile.period + 1e-6).all(), f"row {steps.max(axis=1).argmax()}: {steps.max():.2f} rad"
     np.testing.assert_allclose(converted.actions[-1, :-1], profile.home, atol=0.05)
     np.testing.assert_allclose(FORWARD[name].pose(converted.actions[-1, :-1])[0], begin, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_what_was_commanded_in_the_space_of_a_policy_is_commanded_again(name: str, data: st.DataObject) -> None:
+    profile = ROBOTS[name]
+    count = len(profile.joints)
+    middle = inside(profile, np.array(data.draw(st.lists(st.floats(0.2, 0.8), min_size=count, max_size=count))), 0.5)
+    steps = np.array(data.draw(st.lists(st.floats(-0.5, 0.5), min_size=3 * count, max_size=3 * count))).reshape(3, count)
+    wanted = middle + np.cumsum(steps * profile.velocity * profile.period * 0.5, axis=0)
+    rows, measured = np.column_stack([wanted, [1.0, 0.5, 0.0]]), np.append(middle, 1.0)
+    for space in ("joint_position", "joint_delta"):
+        converter = ActionConverter(space, profile)
+        np.testing.assert_allclose(converter.convert(converter.of_joints(rows, measured), measured).actions, rows, atol=1e-5)
+    # Joints are not the only ones for a pose, so the hand is compared; an arm of few joints reaches its own poses.
+    for converter in (POSES[name], DELTAS[name]):
+        chunk = converter.of_joints(rows, measured)
+        position, quaternion = FORWARD[name].pose(middle)
+        for row, action in zip(rows, chunk):
+            there, turned = FORWARD[name].pose(row[:-1])
+            rotation = np.zeros(4)
+            length = float(np.linalg.norm(action[3:6]))
+            mujoco.mju_axisAngle2Quat(rotation, action[3:6] / max(length, 1e-12), length)
+            found = np.zeros(4)
+            mujoco.mju_mulQuat(found, rotation, quaternion if converter is DELTAS[name] else np.array([1.0, 0, 0, 0]))
+            np.testing.assert_allclose(action[:3] + (position if converter is DELTAS[name] else 0), there, atol=1e-5)
+            assert turn(found, turned) < 2e-3 and action[6] == np.float32(row[-1])
+            position, quaternion = there, turned

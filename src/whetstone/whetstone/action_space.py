@@ -1,9 +1,9 @@
-"""From what a policy's chunk means to joint targets.
+"""From what a policy's chunk means to joint targets, and back.
 
 Role: pure conversion of a chunk in any action space (whetstone.contracts.ActionSpace) to rows that execution and guard take, once per
-inference. Poses of the end effector go through differential inverse kinematics, each row from the one before and no further than the joints
-can turn in a control period: near a singularity a small way of the hand may be a long one of the joints, which then takes several rows.
-Does not depend on ROS.
+inference; and of what was commanded to what such a policy would have said. Poses of the end effector go through differential inverse
+kinematics, each row from the one before and no further than the joints can turn in a control period: near a singularity a small way of the
+hand may be a long one of the joints, which then takes several rows. Does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -50,6 +50,24 @@ class ActionConverter:
             offset = np.append(measured[:-1], 0.0)
             return Converted((actions + offset).astype(np.float32))
         return self._follow(self._kinematics, np.asarray(actions, np.float64), np.asarray(measured, np.float64))
+
+    def of_joints(self, rows: np.ndarray, measured: np.ndarray) -> np.ndarray:
+        """(horizon, columns) float32: the chunk in the space that stands for joint targets. rows: (horizon, joints + 1), rad and opening;
+        measured: (joints + 1,) at the observation."""
+        rows, measured = np.asarray(rows, np.float64), np.asarray(measured, np.float64)
+        if self._kinematics is None:
+            offset = np.append(measured[:-1], 0.0) if self.space == "joint_delta" else 0.0
+            return (rows - offset).astype(np.float32)
+        kinematics, made = self._kinematics, np.empty((len(rows), len(POSE_COLUMNS) + 1))
+        position, quaternion = kinematics.pose(measured[:-1])
+        for index, row in enumerate(rows):
+            there, turned = kinematics.pose(row[:-1])
+            if self.space == "end_effector_delta":
+                made[index] = [*(there - position), *kinematics.turn(quaternion, turned), row[-1]]
+                position, quaternion = there, turned
+            else:
+                made[index] = [*there, *kinematics.rotation_vector(turned), row[-1]]
+        return made.astype(np.float32)
 
     def _follow(self, kinematics: InverseKinematics, actions: np.ndarray, measured: np.ndarray) -> Converted:
         joints = measured[:-1]

@@ -158,10 +158,12 @@ class FlowPolicy(Policy, Protocol):
 class ImitationPolicy(Policy, Protocol):
     """A policy that says how far it is from imitating a decision: what learners by weighted imitation ask of one that is no FlowPolicy.
 
-    network: torch module; its parameters that are named as in trainable_state are trained, all of them.
+    network: torch module; its parameters that are named as in trainable_state are trained, all of them. profile: RobotProfile of its arm:
+    what a human commands are joint targets, which are learned as actions of the policy's action_space.
     """
 
     network: Any
+    profile: Any
 
     def losses(
         self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: list[str], seed: int
@@ -356,7 +358,7 @@ class Rollout:
     """The record of one episode at decision points (one row per inference), as a learner sees it.
 
     stamps: (T,) int64 ns of the observations; images: camera -> (T, height, width, 3) uint8;
-    proprioception: (T, joints + 1); actions: (T, horizon, joints + 1) as the policy gave them; latents: (T, ...) or None;
+    proprioception: (T, joints + 1); actions: (T, horizon, columns) as the policy gave them; latents: (T, ...) or None;
     log_probabilities: (T,); policy_versions: (T,) uint64.
     rewards: name of a Reward field -> (T + 1,) float32 at stamps and at the last frame of the episode; NaN = unlabelled.
     scores: all that the reward model said, as it came: "stamps" (M,) int64 ns, "valid" (M,) bool, name of a Reward field -> (M,) float32.

@@ -16,10 +16,13 @@ def misfit(rollout: Rollout, spec: PolicySpec) -> str:
         size = rollout.images[camera].shape[1:3]
         if spec.image_size is not None and size != tuple(spec.image_size):
             return f"has images of {size[1]}x{size[0]} of camera '{camera}', the policy sees {spec.image_size[1]}x{spec.image_size[0]}"
-    columns = len(spec.joints) + 1
-    for what, found in (("measures", rollout.proprioception.shape[-1]), ("commands", rollout.actions.shape[-1])):
-        if found != columns:
-            return f"{what} {found - 1} joints and a gripper, the policy's robot has {columns - 1}"
+    joints, measured, found = len(spec.joints), rollout.proprioception.shape[-1] - 1, rollout.actions.shape[-1]
+    if measured != joints:
+        return f"measures {measured} joints and a gripper, the policy's robot has {joints}"
+    if found != spec.columns:
+        # An episode does not say what its actions mean.
+        of = {measured + 1: "joints and gripper", 7: "the end effector and gripper"}.get(found, "something else")
+        return f"has actions of {found} numbers ({of}), the policy's have {spec.columns} ({spec.action_space})"
     if rollout.actions.shape[1] != spec.horizon:
         return f"has chunks of {rollout.actions.shape[1]} rows, the policy's have {spec.horizon} (horizon)"
     return ""

@@ -113,6 +113,15 @@ class InverseKinematics:
         """(4,) w, x, y, z of a rotation vector (3,) rad."""
         return self._mink.SO3.exp(rotation_vector).wxyz
 
+    def rotation_vector(self, quaternion: np.ndarray) -> np.ndarray:
+        """(3,) rad, no longer than half a turn: what `quaternion` undoes."""
+        return self._mink.SO3(quaternion if quaternion[0] >= 0 else -quaternion).log()
+
+    def turn(self, quaternion: np.ndarray, later: np.ndarray) -> np.ndarray:
+        """(3,) the rotation vector, rad in the base's frame, that `turned` makes `later` of `quaternion` by."""
+        mink = self._mink
+        return self.rotation_vector((mink.SO3(later) @ mink.SO3(quaternion).inverse()).wxyz)
+
     def _to_model(self, joints: np.ndarray) -> np.ndarray:
         q = np.zeros(len(self._addresses))
         q[self._addresses] = (joints - self._offsets) * self._signs
