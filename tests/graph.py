@@ -35,12 +35,15 @@ from whetstone.contracts import Chunk, PolicySpec, UpdateReport
 
 class Policy:
     """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference. STAND_IN_THINKS: s.
-    space: of its actions; the end effector's: 4 mm up a row."""
+    space: of its actions; the end effector's: 4 mm up a row. watches: its latent is the stamps that it was shown since, ms."""
 
     def __init__(self, config, profile):
         self.profile = profile
         cameras = tuple(config.get("cameras", ["front", "wrist"]))
         space = config.get("space", "joint_position")
+        self.shown, self.watches = [], config.get("watches", False)
+        if self.watches:
+            self.observe = lambda observation: self.shown.append(observation)
         self.spec = PolicySpec("stand_in", cameras, (128, 128), profile.joint_names, 6, 3, profile.rate, "c0ffee", space)
         self.state = {"bias": np.full(1, 0.01, np.float32), "ballast": np.zeros(config.get("ballast", 400_000), np.float32)}
 
@@ -49,7 +52,7 @@ class Policy:
         return cls(config, profile)
 
     def reset(self, instruction, seed, mode):
-        self.count = 0
+        self.count, self.shown = 0, []
 
     def act(self, observation):
         time.sleep(float(os.environ.get("STAND_IN_THINKS", "0")))
@@ -59,6 +62,10 @@ class Policy:
             actions = np.tile(np.float32([0, 0, 0.004, 0, 0, 0, 1]), (6, 1))
         actions[:, -1] = self.count < 2
         self.count += 1
+        if self.watches:
+            seen, self.shown = self.shown, []
+            assert all(image.shape == (128, 128, 3) for one in seen for image in one.images.values())
+            return Chunk(actions.astype(np.float32), np.array([one.stamp / 1e6 for one in seen], np.float32), 0.5)
         latent = np.array([image.mean() for image in observation.images.values()], np.float32)
         return Chunk(actions.astype(np.float32), latent, 0.5)
 

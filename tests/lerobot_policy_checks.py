@@ -172,6 +172,35 @@ def test_a_damaged_folder_is_one_line(folders: dict[str, Path], tmp_path: Path) 
         LeRobotPolicy.load({"path": str(tmp_path / "nowhere")}, FRANKA)
 
 
+def test_a_diffusion_policy_sees_consecutive_steps_as_lerobot_shows_them(load: Load, folders: dict[str, Path]) -> None:
+    """lerobot's own loop: each control step's observation to select_action."""
+    policy = load("diffusion")
+    assert not any(hasattr(load(kind), "observe") for kind in ("act", "smolvla"))
+    frames = [replace(observation(index), stamp=index) for index in range(5)]
+    policy.reset("go", 0, "greedy")
+    for frame in frames:
+        policy.observe(frame)
+    found = policy.act(frames[-1]).actions
+    policy.reset("go", 0, "greedy")
+    alone = policy.act(frames[-1]).actions
+    assert np.abs(found - alone).max() > 1e-4, "it minds what was before"
+    lone = tiny_lerobot.lerobot("policies.diffusion.modeling_diffusion").DiffusionPolicy.from_pretrained(folders["diffusion"])
+    before, behind = tiny_lerobot.lerobot("policies.factory").make_pre_post_processors(
+        lone.config, pretrained_path=str(folders["diffusion"])
+    )
+    utilities, rows = tiny_lerobot.lerobot("policies.utils"), []
+    from policy_node.convention import resized
+
+    for frame in [*frames, *frames[-1:] * 3]:
+        given = {"observation.state": frame.proprioception}
+        given |= {CAMERAS[name]: resized(image, 64, 64) for name, image in frame.images.items()}
+        torch.manual_seed(0)
+        rows.append(lone.select_action(before(utilities.prepare_observation_for_inference(given, torch.device("cpu"), "go", ""))))
+    # Its second chunk begins with the fifth frame.
+    wanted = torch.cat([behind(row) for row in rows[4:8]]).numpy()
+    np.testing.assert_allclose(found[:, :7], wanted[:, :7], atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_flow_goes_on_from_the_chunk_in_use(load: Load, kind: str) -> None:
     policy = load(kind)

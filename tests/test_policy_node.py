@@ -177,6 +177,37 @@ def test_actions_of_the_end_effector_become_joint_targets(robot, tmp_path) -> No
     np.testing.assert_allclose(np.array(action.chunk).reshape(6, 7)[0], [0, 0, 0.004, 0, 0, 0, 1], atol=1e-6)
 
 
+def test_a_policy_that_watches_is_shown_every_control_step_and_a_decision_s_last(robot, tmp_path) -> None:
+    policy = tmp_path / "watching.yaml"
+    policy.write_text("plugin: stand_in\nwatches: true\n")
+    r = robot(policy=str(policy))
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    for index in range(7):
+        r.step(index)
+    r.graph.until(lambda: len(r.actions) == 3)
+    stamps = [[round((stamp * 1e6 - START) / PERIOD) for stamp in action.latent] for action in r.actions]
+    assert stamps == [[0], [1, 2, 3], [4, 5, 6]]
+
+
+def test_in_real_time_a_policy_that_watches_is_shown_each_step_once(robot, tmp_path, monkeypatch) -> None:
+    """Also those that come while it thinks."""
+    policy = tmp_path / "watching.yaml"
+    policy.write_text("plugin: stand_in\nwatches: true\n")
+    monkeypatch.setenv("STAND_IN_THINKS", "0.1")
+    r = robot(policy=str(policy), realtime=True)
+    r.graph.say(Episode.PHASE_RUNNING, start=START)
+    index = 0
+    while len(r.actions) < 5 and index < 200:
+        r.frame(START + index * PERIOD)
+        index += 1
+        end = time.monotonic() + PERIOD / 1e9
+        r.graph.until(lambda end=end: time.monotonic() >= end)
+    steps = [round((stamp * 1e6 - START) / PERIOD) for action in r.actions for stamp in action.latent]
+    assert steps == sorted(set(steps)) and len(steps) > 1.5 * len(r.actions)
+    for action in r.actions:
+        assert round(action.latent[-1]) == round(to_ns(action.header.stamp) / 1e6), "a decision's own comes right before it"
+
+
 def test_guard_limits_what_the_policy_asks_and_says_so(robot) -> None:
     r = robot()
     r.graph.say(Episode.PHASE_RUNNING, start=START)

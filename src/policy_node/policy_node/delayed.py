@@ -33,7 +33,7 @@ class DelayedConfig:
 
 
 class DelayedPolicy:
-    """See the module. It has `inpaint` where the policy inside has it."""
+    """See the module. It has `inpaint` and `observe` where the policy inside has them."""
 
     def __init__(self, config: DelayedConfig, inner: Policy):
         self._inner, self._seconds = inner, config.seconds
@@ -47,6 +47,8 @@ class DelayedPolicy:
                 return self._late(lambda: going_on.inpaint(observation, underway))
 
             self.inpaint = inpaint
+        if hasattr(inner, "observe"):
+            self.observe = inner.observe  # type: ignore[attr-defined]
 
     @classmethod
     def load(cls, config: dict[str, Any], profile: RobotProfile, device: str = "cpu") -> DelayedPolicy:

@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -65,8 +66,8 @@ class LeRobotPolicy:
     SmolVLA, pi0 and pi0.5 go on from another chunk (real-time chunking, arXiv 2506.07339) by lerobot's own guidance, which takes the
     velocity's derivative for zero: each step moves where the flow is towards where it ought to end.
 
-    A policy that was trained on several past observations (diffusion) is shown the newest one that often, as lerobot itself does at an
-    episode's first step: it is asked at decisions only, which are further apart than the steps it was trained on.
+    A policy that was trained on several past observations (diffusion) has `observe` and is given the control steps before a decision's; at
+    an episode's begin, and where nobody shows it any, the first that it knows counts for those before it, as in lerobot.
     """
 
     def __init__(self, config: LeRobotConfig, profile: RobotProfile, folder: Path, source: str, device: str = "cpu"):
@@ -98,6 +99,9 @@ class LeRobotPolicy:
         # All the rows that the policy foretells, or those that its queue gives out, where it gives no more (diffusion).
         self._whole = hasattr(settings, "chunk_size")
         self._history = int(settings.n_obs_steps)
+        self._past: deque[Observation] = deque(maxlen=self._history)
+        if self._history > 1:
+            self.observe: Callable[[Observation], None] = self._past.append
         self.settings = settings
         horizon = int(settings.chunk_size if self._whole else settings.n_action_steps)
         execute = config.execute or int(settings.n_action_steps)
@@ -196,6 +200,7 @@ class LeRobotPolicy:
 
     def reset(self, instruction: str, seed: int, mode: PolicyMode) -> None:
         self._instruction = instruction
+        self._past.clear()
         self._draws = np.random.default_rng([seed, 23])
         self._kept = {"greedy": 0, "sampled": None, "exploring": seed}[mode]
 
@@ -205,8 +210,7 @@ class LeRobotPolicy:
     @torch.no_grad()
     def _act(self, observation: Observation, underway: Underway | None) -> Chunk:
         seed = int(self._draws.integers(2**31)) if self._kept is None else self._kept
-        images = {camera: image[None] for camera, image in observation.images.items()}
-        batch = self._batch(images, observation.proprioception[None], [self._instruction])
+        batch = self._seen(observation)
         if underway is not None:
             batch[_ACTION] = torch.from_numpy(self.convention.theirs(underway.actions)[None])
         batch = self._before(batch)
@@ -216,12 +220,24 @@ class LeRobotPolicy:
             held["execution_horizon"] = len(underway.actions)
         with drawing(seed, self.device), self._autocast():
             self.network.reset()
+            earlier_ones = [one for one in self._past if one.stamp < observation.stamp]
+            for earlier in earlier_ones[1 - self._history :] if self._history > 1 else ():
+                self._remember(self._before(self._seen(earlier)))
             if self._whole:
                 rows = self.network.predict_action_chunk(batch, **held)[0]
             else:
                 rows = torch.cat([self.network.select_action(dict(batch)) for _ in range(self.spec.horizon)])
         actions = self._behind(rows.float()).cpu().numpy()
         return Chunk(self.convention.ours(actions[:, : self.convention.columns]))
+
+    def _seen(self, observation: Observation) -> dict[str, Any]:
+        images = {camera: image[None] for camera, image in observation.images.items()}
+        return self._batch(images, observation.proprioception[None], [self._instruction])
+
+    def _remember(self, batch: dict[str, Any]) -> None:
+        """Put an observation into the queues that lerobot's select_action puts the next one into."""
+        pictures = torch.stack([batch[feature] for feature in self.network.config.image_features], dim=-4)
+        lerobot("policies.utils").populate_queues(self.network._queues, {**batch, "observation.images": pictures}, [_ACTION])
 
     def losses(
         self, images: dict[str, np.ndarray], proprioception: np.ndarray, actions: np.ndarray, instruction: list[str], seed: int

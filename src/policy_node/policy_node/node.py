@@ -125,6 +125,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
             except ValueError as error:
                 raise InputError(f"{p.weights}: {error}") from None
         self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
+        self._watching: Callable[[Observation], None] | None = getattr(self._policy, "observe", None)
+        self._shown = -1  # the control step of this episode that such a policy was shown last
         self._self_test()
         self._receiver = WeightsReceiver(self._policy, self._self_test)
         self._guard = Guard(self._profile)
@@ -201,6 +203,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         if self._gripper is not None:
             self._gripper.destroy()
         self._receiver.close()
+        self._watching = self._inpainting = None  # they hold the policy too
         del self._policy
 
     # Start-up checks.
@@ -267,6 +270,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             return
         with self._use:
             self._execution.start(to_ns(message.start))
+            self._shown = -1
             if message.episode_id != self._begun:
                 self._policy.reset(message.instruction, int(message.seed), _mode(message))
                 self._begun = message.episode_id
@@ -346,14 +350,29 @@ class PolicyNode(WhetstoneNode[Parameters]):
         else:
             self._answer()
 
-    def _decode(self) -> dict[str, np.ndarray]:
+    def _decode(self, images: dict[str, tuple[int, float, bytes]]) -> dict[str, np.ndarray]:
         cameras = [self._profile.camera(name) for name in self._policy.spec.cameras]
         return {
             camera.name: check_size(
-                to_array(deserialize(self._images[camera.name][2], Image), camera.name), camera.height, camera.width, camera.name
+                to_array(deserialize(images[camera.name][2], Image), camera.name), camera.height, camera.width, camera.name
             )
             for camera in cameras
         }
+
+    def _show(self, measured: Measured) -> None:
+        """In real time: the newest observation, once a control step, to a policy that wants every step's. It is decoded and taken in where
+        the policy thinks, in the order of steps; here it costs nothing."""
+        watching, images, episode = self._watching, dict(self._images), self._begun
+        step = self._execution.index(measured.stamp)
+        if watching is None or step <= self._shown or any(name not in images for name in self._policy.spec.cameras):
+            return
+        self._shown = step
+
+        def show() -> None:
+            if episode == self._begun:
+                watching(Observation(measured.stamp, self._decode(images), measured.proprioception))
+
+        self._jobs.put(show)
 
     # Lockstep: one command for each frame.
 
@@ -368,11 +387,15 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._unanswered = False
             self._arm_commands.publish(self._last_command)  # the frame was published twice: the answer was lost or slow
             return
-        if self._execution.due(index):
+        due = self._execution.due(index)
+        if due or self._watching is not None:
             if any(name not in self._images or self._images[name][0] != measured.stamp for name in self._policy.spec.cameras):
                 return  # the other parts of this frame are still under way
+            observation = Observation(measured.stamp, self._decode(self._images), measured.proprioception)
+            if self._watching is not None:
+                self._watching(observation)
+        if due:
             self._execution.begin(index)
-            observation = Observation(measured.stamp, self._decode(), measured.proprioception)
             self._finish(index, observation, self._think(observation, self._execution.underway(index)))
         self._unanswered = False
         self._observed = time.monotonic()
@@ -393,6 +416,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 return
             if age > self._profile.period / 2:
                 self._consider(together=False)
+            self._show(measured)
             self._pace.jitter.add(abs(now - self._commanded - self._profile.period))
             self._commanded = now
             self._command(self._execution.index(stamp), measured, stamp, age)
@@ -425,7 +449,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
                 return
             self._observed = now
             self._execution.begin(seen)
-            observation = Observation(measured.stamp, self._decode(), measured.proprioception)
+            self._show(measured)
+            observation = Observation(measured.stamp, self._decode(self._images), measured.proprioception)
             underway = self._execution.underway(seen)
             self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway)))
 

@@ -33,7 +33,7 @@ def record(sim: Simulation, policy: Policy, task: TaskSpec, seed: int, path: Pat
     recording, left = Recording(sim), AFTER_SUCCESS
     for step in range(task.max_steps):
         frame, decide = step % FRAME_STRIDE == 0, acting.due(step)
-        seen = sim.observe(images=frame or decide)
+        seen = sim.observe(images=frame or decide or acting.watching)
         truth = acting.judge()
         if frame:
             recording.frame(step, seen, truth)

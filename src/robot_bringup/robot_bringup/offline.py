@@ -38,6 +38,8 @@ class Acting:
         self._guard, self._trigger = Guard(sim.profile), GripperTrigger(sim.profile.gripper.hysteresis)
         self._converter = ActionConverter(policy.spec.action_space, sim.profile)
         self._goal, self._previous, self._chunk, self._held = 1.0, None, np.zeros(0), 0
+        self.watching = hasattr(policy, "observe")
+        """Whether the policy wants every step's images, in `act`."""
         self.done = False
 
     def due(self, step: int) -> bool:
@@ -53,14 +55,18 @@ class Acting:
 
     def decide(self, step: int, seen: SimState) -> tuple[Observation, Chunk]:
         """A new chunk for what was seen (with images) at this control step."""
-        images = {name: image.copy() for name, image in seen.images.items()}
-        observation = Observation(step * self._profile.period_ns, images, proprioception(seen))
+        observation = self._observation(step, seen)
+        if self.watching:
+            self._policy.observe(observation)  # type: ignore[attr-defined]
         answer = self._policy.act(observation)
         self._chunk = self._converter.convert(answer.actions, observation.proprioception).actions
         return observation, answer
 
     def act(self, step: int, seen: SimState) -> np.ndarray:
-        """One control period; returns the command (joints in rad, gripper opening) that the guard let through."""
+        """One control period; returns the command (joints in rad, gripper opening) that the guard let through. seen: with images where the
+        policy is watching."""
+        if self.watching and not self.due(step):
+            self._policy.observe(self._observation(step, seen))  # type: ignore[attr-defined]
         wanted = self._chunk[step % self._policy.spec.execute]
         self._previous = self._guard.check(wanted, proprioception(seen), self._previous, self._profile.period)
         command = self._previous.command
@@ -68,6 +74,10 @@ class Acting:
         self._goal = self._goal if due is None else due
         self._sim.step(command[:-1], self._goal)
         return command
+
+    def _observation(self, step: int, seen: SimState) -> Observation:
+        images = {name: image.copy() for name, image in seen.images.items()}
+        return Observation(step * self._profile.period_ns, images, proprioception(seen))
 
 
 def proprioception(seen: SimState) -> np.ndarray:
@@ -119,7 +129,7 @@ def run_episode(
         stamp = step * profile.period_ns
         scored = reward is not None and step % reward.needs.every == 0
         decide = acting.due(step)
-        seen = sim.observe(images=scored or decide)
+        seen = sim.observe(images=scored or decide or acting.watching)
         acting.judge()  # before the reward may end the episode: the frame it ends with counts
         if scored:
             assert reward is not None

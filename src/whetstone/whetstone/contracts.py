@@ -99,7 +99,9 @@ class PolicySpec:
 class Policy(Protocol):
     """A policy plug-in (entry point group `whetstone.policies`: a class with `load`).
 
-    It may have besides `interrupted()`: a human drove meanwhile, and what it commanded last does not hold any more.
+    It may have besides `interrupted()`: a human drove meanwhile, and what it commanded last does not hold any more; and
+    `observe(observation)`, for one that looks at several control steps in a row: then every step's observation is shown to it, in order,
+    that of a decision right before `act`. Without it a policy sees its decisions' only.
     """
 
     spec: PolicySpec
