@@ -67,13 +67,20 @@ class Argument:
         if self.kind in ("integer", "number"):
             return self._number(text)
         if self.kind == "path":
-            return str(Path(text).expanduser().absolute())
+            return str(self._path(text).absolute())
         is_file = isinstance(self.choices, str) and text.endswith((".yaml", ".yml"))
         if self.choices and not is_file and text not in self.options():
             raise ConfigError(config.unknown(self.name, text, self.options()))
-        if is_file and not Path(text).expanduser().is_file():
+        if is_file and not self._path(text).is_file():
             raise ConfigError(f"argument {self.name}: {text}: no such file")
         return text
+
+    def _path(self, text: str) -> Path:
+        """With ~ and ~user replaced."""
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"argument {self.name}:={text}: there is no user '{text[1:].split('/')[0]}'") from None
 
     def _number(self, text: str) -> int | float:
         try:

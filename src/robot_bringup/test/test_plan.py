@@ -142,6 +142,8 @@ def test_real_time_does_not_wait_for_rewards(root):
         ("refine", {"record": "true", "record_topics": "/wind=Wind"}, "'Wind' of topic '/wind' is no message type; it is package/msg/Name"),
         ("refine", {"weights": "/nowhere.safetensors"}, "weights:=/nowhere.safetensors: no such file"),
         ("refine", {"robot": "mine.yaml"}, "mine.yaml: no such file"),
+        ("refine", {"robot": "~nobody_here/mine.yaml"}, "argument robot:=~nobody_here/mine.yaml: there is no user 'nobody_here'"),
+        ("refine", {"run_dir": "~nobody_here/run"}, "argument run_dir:=~nobody_here/run: there is no user 'nobody_here'"),
         ("refine", {**GOOD, "iterations": "0", "evaluation_episodes": "0"}, "nothing to do"),
         ("refine", {**GOOD, "deployment": "both"}, "deployment:=both belongs to evaluate"),
         ("refine", {**GOOD, "iterations": "200", "episodes": "100"}, "iterations x episodes is 20000"),
