@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_what_is_said_of_an_episode_is_in_its_bag_byte_for_byte_and_a_killed_rec
     try:
         robot = Robot(graph)
         robot.say(robot.watchdog, Watchdog(stopped=False))
-        parameters = {"run_dir": str(tmp_path / "run"), "reward": "sarm2", "topics": "/wind", "restarted": False}
+        parameters: dict[str, Any] = {"run_dir": str(tmp_path / "run"), "reward": "sarm2", "topics": "/wind", "restarted": False}
         graph.start("robot_bringup", "bag_recorder", "bag_recorder", **parameters)
         graph.until_matched(graph.episodes, robot.joints, robot.rewards, robot.watchdog, robot.wind, *robot.cameras.values())
         graph.say(Episode.PHASE_RESETTING, "one")

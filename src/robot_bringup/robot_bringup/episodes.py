@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robot_bringup import records
+from robot_bringup.bags.folder import FOLDER, BagFolder
 from whetstone import jsonfile
 from whetstone.arguments import boolean, integer, named, one_of, parse_arguments
 from whetstone.config import unknown
@@ -126,6 +127,12 @@ def _list(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
     for name, reason in store.interrupted().items():
         console.print(f"interrupted: {name}: {reason} (see {store.root / 'interrupted'})", highlight=False, soft_wrap=True)
     _say_set_aside(store, console)
+    bags = BagFolder(store.root.parent / FOLDER)
+    if bags.root.is_dir():
+        mega = sum(map(bags.size, bags.list())) / 1e6
+        console.print(f"{len(bags.list())} bags in {bags.root}, {mega:.1f} MB", highlight=False, soft_wrap=True)
+        for name, reason in bags.interrupted().items():
+            console.print(f"interrupted: bag {name}: {reason}", highlight=False, soft_wrap=True)
 
 
 def _say_set_aside(store: RolloutStore, console: Console) -> None:
