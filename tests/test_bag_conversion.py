@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ import yaml
 from bag_samples import JAZZY, NOETIC, SECOND, START, header, image, joints, picture, write_mcap, write_ros1, write_rosbag2
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin
+from sensor_msgs.msg import Image
 from test_store import assert_equal
 from whetstone_samples import ROBOT, recorded
 from whetstone_samples import picture as smooth
 
+from learner_node.durable import DurableRecorder
+from learner_node.hearing import Hearing
 from robot_bringup.cli import main
+from whetstone.bags.reader import open_bag
+from whetstone.cdr import stamp_of_raw
 from whetstone.contracts import REWARD_VALUES, Rollout
 from whetstone.frames import encode
+from whetstone.images import to_array
+from whetstone.profile import load_profile
+from whetstone.ros import deserialize
 from whetstone.store import RolloutStore
 
 SIZE = 64
@@ -92,6 +101,29 @@ def test_episodes_to_bags_and_back(store: RolloutStore, robot: str, tmp_path: Pa
             assert np.abs(difference).mean() < 2  # coded twice
     assert convert(tmp_path / "bags", tmp_path / "again", robot) == 2  # nothing is written over
     assert "it is in" in capsys.readouterr().out
+
+
+def test_what_the_learner_hears_live_and_what_is_read_from_the_bag_is_one_episode(store: RolloutStore, robot: str, tmp_path: Path) -> None:
+    """The bytes of a bag through rclpy and the learner's own hearing, and through `whetstone convert`."""
+    assert convert(store.root, tmp_path / "bags", "as:=bags", robot) == 0
+    profile = load_profile(robot.removeprefix("robot:="))
+    live = RolloutStore(tmp_path / "live")
+    recorder = DurableRecorder(live, ("front", "wrist"), lambda data, camera: to_array(deserialize(data, Image), camera), ring=256)
+    hearing = Hearing(profile, recorder, lambda episode: True)
+    with open_bag(tmp_path / "bags" / "train-000-0000") as bag:
+        for message in bag.messages():
+            package, _, name = message.type.partition("/msg/")
+            if name == "Image":
+                hearing.image(message.topic.split("/")[2], stamp_of_raw(message.data), message.data)
+                continue
+            said = deserialize(message.data, getattr(import_module(f"{package}.msg"), name))
+            if name == "Episode":
+                hearing.episode(said, 0.0)
+            elif name != "JointState" or recorder.recording:
+                {"JointState": hearing.joints, "Command": hearing.command, "Action": hearing.action, "Reward": hearing.reward}[name](said)
+    (heard,) = recorder.ready(float("inf"))
+    assert convert(tmp_path / "bags", tmp_path / "again", robot) == 0
+    assert_equal(RolloutStore(tmp_path / "again").read("train-000-0000"), heard)
 
 
 @pytest.mark.parametrize("change", [{"latents": None}, {"source": "demonstration", "scores": {}}])
@@ -251,6 +283,16 @@ def test_a_ros1_bag_and_a_truncated_one_and_a_foreign_writer(robot: str, tmp_pat
     check(store.read("bag-one"), None)
     assert_equal(replace(store.read("bag-two"), episode_id="", reason=""), replace(store.read("bag-one"), episode_id="", reason=""))
     assert 8 < len(store.read("bag-three").steps["stamps"]) < 20
+
+
+def test_a_folder_of_files_of_other_names_is_several_bags(robot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "day").mkdir()
+    for name in ("morning.mcap", "noon.mcap"):
+        write_mcap(tmp_path / "day" / name, told())
+    (tmp_path / "day" / "evening.mcap").write_bytes(b"x")
+    assert convert(tmp_path / "day", tmp_path / "store", robot, "frames:=decisions", "instruction:=go") == 0
+    assert "left out: evening.mcap: " in capsys.readouterr().out
+    assert RolloutStore(tmp_path / "store").list() == ["bag-morning", "bag-noon"]
 
 
 def test_other_names_units_sizes_and_a_gripper_of_its_own(robot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from bag_samples import (
     image,
     joints,
     messages,
+    picture,
     write_mcap,
     write_ros1,
     write_rosbag2,
@@ -225,6 +226,18 @@ def test_most_of_a_file_that_was_cut_off_is_read(whole: dict[str, Path]) -> None
             assert sum(1 for _ in bag.messages()) > least * 90, kind
 
 
+@pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
+def test_a_compressed_chunk_that_is_cut_off_gives_what_is_before_the_cut(compression: CompressionType, tmp_path: Path) -> None:
+    told = [("/c", START + index, image(START + index, picture(index, 120, 160))) for index in range(40)]  # 2.3 MB that do not compress
+    path = cut(write_mcap(tmp_path / "bag.mcap", told, 1 << 24, compression), 1_500_000)
+    with open_bag(path) as bag:
+        got = list(bag.messages())
+        assert 18 <= len(got) <= 26 and bag.topics["/c"].count == len(got)
+        for message, (_, time, sent) in zip(got, told):
+            assert message.time_ns == time
+            np.testing.assert_array_equal(message.decode().data, sent.data)
+
+
 def test_how_far_it_goes_of_how_much(tmp_path: Path) -> None:
     path = write_rosbag2(tmp_path / "bag", TOLD, MCAP)
     file = path / "bag.mcap"
@@ -307,6 +320,9 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
     (tmp_path / "wrong" / "metadata.yaml").write_text("a: 1\n", encoding="utf-8")
     write_rosbag2(tmp_path / "nothing", [])
     write_mcap(tmp_path / "nothing.mcap", [])
+    (tmp_path / "two").mkdir()
+    for name in ("one.mcap", "other.mcap"):
+        write_mcap(tmp_path / "two" / name, TOLD[:3])
     write_ros1(tmp_path / "nothing.bag", [])
     for name, words in {
         "missing": "no such file or folder",
@@ -314,6 +330,7 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
         "empty.mcap": "not a bag: it is empty",
         "folder": "not a bag: it has no metadata.yaml, and no .mcap, .db3 or .bag file",
         "wrong": "not the metadata.yaml of a bag",
+        "two": "several bags and no metadata.yaml that makes them one: one.mcap, other.mcap; name one of them",
         "nothing": "the bag has no messages",
         "nothing.mcap": "the bag has no messages",
         "nothing.bag": "the bag has no messages",

@@ -20,7 +20,7 @@ from rich.console import Console
 from robot_bringup import episodes
 from robot_bringup.bags.hearing import LOCKSTEP, SOURCE, hear
 from whetstone.arguments import integer, named, one_of
-from whetstone.bags.files import find_files, is_bag_name
+from whetstone.bags.files import find_files, is_bag_name, stems_of
 from whetstone.bags.mapping import Mapping, load_mapping
 from whetstone.bags.reader import Bag, open_bag
 from whetstone.bags.roles import find_roles, instruction_of
@@ -112,8 +112,11 @@ def kind_of(path: Path) -> Kind:
 
 def _bags_in(folder: Path) -> list[Path]:
     """The bags in a folder of bags, by name; empty where it is a bag itself, or none."""
-    if (folder / "metadata.yaml").exists() or any(is_bag_name(path.name) for path in folder.iterdir() if path.is_file()):
+    if (folder / "metadata.yaml").exists():
         return []
+    files = sorted(path for path in folder.iterdir() if path.is_file() and is_bag_name(path.name))
+    if files:
+        return files if len(stems_of(files)) > 1 else []
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     return [path for path in inside if any(path.glob("metadata.yaml")) or any(is_bag_name(one.name) for one in path.iterdir())]
 

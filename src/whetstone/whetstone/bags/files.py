@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,9 @@ def _of_folder(folder: Path) -> Files:
     if not information.exists():
         if not there:
             raise InputError(f"{folder}: not a bag: it has no {METADATA}, and no .mcap, .db3 or .bag file")
+        if len(stems_of(there)) > 1:
+            names = ", ".join(path.name for path in there)
+            raise InputError(f"{folder}: several bags and no {METADATA} that makes them one: {names}; name one of them")
         files = Files(there)
         if there[0].suffix != ".bag":
             files.warnings.append(f"it has no {METADATA} (its recorder was cut off?): its files are read as they are")
@@ -125,7 +128,7 @@ def _of_folder(folder: Path) -> Files:
         return Files(there, warnings=[f"its {METADATA} cannot be read ({said}): its files are read as they are"])
     files.paths = [path for path in named if path.is_file()]
     files.warnings += [f"file {path.name} is missing" for path in named if not path.is_file()]
-    stems = {_stem(path.name) for path in named}
+    stems = stems_of(named)
     later = [path for path in there if path not in named and _stem(path.name) in stems]
     if later:
         files.warnings.append(f"{METADATA} does not name {', '.join(path.name for path in later)}: read all the same")
@@ -142,6 +145,11 @@ def is_bag_name(name: str) -> bool:
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
     return name.endswith(_SUFFIXES)
+
+
+def stems_of(paths: Iterable[Path]) -> set[str]:
+    """What the files of a split bag have in common: bag for bag_0.mcap and bag_1.mcap.zstd."""
+    return {_stem(path.name) for path in paths}
 
 
 def _natural(path: Path) -> list[Any]:

@@ -21,7 +21,7 @@ from whetstone.cdr import stamp_of_raw
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 from whetstone.frames import encode
-from whetstone.images import check_size, resized, to_array
+from whetstone.images import fitted, to_array
 from whetstone.imported import check_joints, from_steps
 from whetstone.profile import RobotProfile
 from whetstone.store import RolloutStore
@@ -199,13 +199,10 @@ class _Reading:
         held = self._decoded.get(camera)
         if held is None or held[0] is not message:
             wanted, image = self._profile.camera(camera), to_array(message.decode(), camera)
-            if self._options.resize == "no":
-                try:
-                    check_size(image, wanted.height, wanted.width, camera)
-                except InputError as error:
-                    raise InputError(f"{self._bag.path}: {error}; resize:=crop cuts the middle out, resize:=stretch does not") from None
-            else:
-                image = resized(image, wanted.height, wanted.width, self._options.resize)
+            try:
+                image = fitted(image, wanted.height, wanted.width, camera, self._options.resize)
+            except InputError as error:
+                raise InputError(f"{self._bag.path}: {error}; resize:=crop cuts the middle out, resize:=stretch does not") from None
             held = (message, image, b"")
         if encoded and not held[2]:
             held = (message, held[1], encode(held[1]))
