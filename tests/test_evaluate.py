@@ -216,7 +216,7 @@ def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pyt
         ((bag, "reward:=constant", robot), "says no instruction; give it with task:="),
         ((bag, f"reward:={other}", robot, task), "say which, cameras:=left=TOPIC"),
         ((bag, "reward:=constant", robot, task, "cameras:=front=/camera/frnt/image_raw"), "did you mean '/camera/front/image_raw'"),
-        ((bag, "policy:=flow_vla", "robot:=franka", task), "fer_joint1"),
+        ((bag, "policy:=flow_vla", "robot:=franka", task), "topic '/joint_states' has no gripper"),
         ((bag, "reward:=constant", robot, "task:=pickandplace"), "did you mean 'pick_and_place'"),
         ((bag, "reward:=constant", robot, "start:=2", "end:=1"), "is not before"),
         ((bag, "policy:=flow_vla@/nowhere.safetensors", robot), "/nowhere.safetensors: no such file"),

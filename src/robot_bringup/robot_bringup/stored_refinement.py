@@ -38,7 +38,7 @@ from whetstone.transfer import manifest_of
 
 ARGUMENTS = {
     "learner": "filtered_bc", "policy": "", "weights": "", "reward": "", "robot": "", "outcomes": "", "updates": "1", "held_out": "0.2",
-    "device": "cpu", "seed": "0", "weights_key": "", "out": "refined",
+    "device": "cpu", "threads": "1", "seed": "0", "weights_key": "", "out": "refined",
     "outcome": "success", "instruction": "", "mapping": "", "cameras": "", "resize": "no",
 }  # fmt: skip
 HELP = """whetstone refine RECORDING... name:=value ...: a policy refined on stored episodes alone
@@ -55,7 +55,7 @@ RECORDING: a run's folder, a folder of episodes or one of them, a bag or a folde
   updates:=1            updates that are made of all episodes
   held_out:=0.2         share of episodes that the learner never sees and that the figures are of
   weights_key:=''       file of the key that the snapshot is signed with, as announcements of weights are
-  device:=cpu  seed:=0
+  device:=cpu  threads:=1  seed:=0
   out:=refined          folder of refined.safetensors and refined.json; start it with weights:=refined/refined.safetensors
 """
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
@@ -83,6 +83,8 @@ def main(words: Sequence[str], console: Console) -> int:
     updates, seed, share = integer(given, "updates"), integer(given, "seed"), _share(given)
     if updates < 1:
         raise ConfigError(f"argument updates:={updates} must be at least 1")
+    if integer(given, "threads") < 1:
+        raise ConfigError(f"argument threads:={given['threads']} must be at least 1")
     key = signing.load_key(given["weights_key"]) if given["weights_key"] else b""
     if given["outcomes"] not in ("", "recorded", "reward"):
         raise ConfigError(config.unknown("value of outcomes", given["outcomes"], ("recorded", "reward")))
@@ -90,6 +92,9 @@ def main(words: Sequence[str], console: Console) -> int:
         raise ConfigError("outcomes:=reward needs reward:=NAME, whose word it is")
     sources = recordings.find(paths)
     profile = load_profile(given["robot"] or robot_of_all(sources))
+    import torch
+
+    torch.set_num_threads(integer(given, "threads"))
     policy, learner, said = _learner(given, profile, sources, seed)
     sources, left_out = _as_episodes(sources, policy, profile, given)
     stored, more = _read(sources, policy, profile)

@@ -6,7 +6,6 @@ Role: reads the command line, says what is wrong with it in one line, and what c
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from whetstone.task import load_task
 
 ARGUMENTS = {
     "reward": "", "policy": "", "robot": "", "task": "", "cameras": "", "mapping": "", "start": "", "end": "", "resize": "no",
-    "outcomes": "", "controls": "4", "deployment": "greedy", "device": "cpu", "jobs": "1", "seed": "0", "out": "evaluation",
+    "outcomes": "", "controls": "4", "deployment": "greedy", "device": "cpu", "threads": "1", "jobs": "1", "seed": "0", "out": "evaluation",
 }  # fmt: skip
 HELP = """whetstone evaluate RECORDING... name:=value ...: reward models and policies judged on what was recorded
 
@@ -44,7 +43,8 @@ RECORDING: a bag (rosbag2 or ROS 1), a folder of bags, a run's folder, a folder 
   outcomes:=''         truth: the simulator's, of a run; or a YAML file, recording: success|failure; empty: what the recording says
   controls:=4          recordings, not known to have failed, that are played again as what they are not
   deployment:=greedy   how policies act: greedy, sampled
-  device:=cpu  jobs:=1 (processes, each with the models of its own)  seed:=0
+  device:=cpu  seed:=0
+  jobs:=1  threads:=1  processes, each with models of its own, and the threads of each
   out:=evaluation      folder of report.html, evaluation.json, scores.parquet, chunks.parquet; what is there already is not made again
 """
 
@@ -65,7 +65,7 @@ def main(words: Sequence[str], console: Console) -> int:
     sources = _judged(sources, given["outcomes"])
     sources = _controlled(sources, _at_least(given, "controls", 0))
     out, jobs = Path(given["out"]).expanduser(), _at_least(given, "jobs", 1)
-    settings = replace(settings, threads=max(1, (os.cpu_count() or 1) // jobs))
+    settings = replace(settings, threads=_at_least(given, "threads", 1))
     command = f"whetstone evaluate {' '.join(paths)} {spelled(given, ARGUMENTS)}".strip()
     ended = running.evaluate(settings, sources, out, jobs, command)
     for name, why in ended.failed.items():

@@ -155,7 +155,8 @@ class Bench:
                         f"{recording.facts.name}: {name} looks at '{camera}': {hint}; say which it is with camera:={camera}=..."
                     )
         if self.pilots and recording.done is None:
-            raise InputError(f"{recording.facts.name}: no joint states, which policy '{self.pilots[0].name}' needs")
+            why = "; ".join(recording.facts.warnings) or "it has none"
+            raise InputError(f"{recording.facts.name}: no joint states, which policy '{self.pilots[0].name}' needs: {why}")
 
     def _controls(
         self, lane: RewardLane, said: Scores, spool: Spool, instruction: str, recording: Recording, tick: Callable[[int], None]
