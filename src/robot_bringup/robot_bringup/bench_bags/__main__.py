@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     parts: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
         "recording": lambda folder: recording.rows(integer(values, "seconds"), domain, folder),
         "parity": lambda folder: parity.rows(values["robot"], values["reward"], integer(values, "episodes"), domain, folder, console),
+        "evaluating": lambda folder: evaluating.rows(folder, robot=values["robot"]),
     }
-    parts["evaluating"] = lambda folder: evaluating.measure(folder, robot=values["robot"])
     chosen = values["parts"].split(",")
     for part in chosen:
         if part not in parts:
