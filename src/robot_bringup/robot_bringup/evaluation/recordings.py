@@ -16,6 +16,7 @@ import numpy as np
 
 from robot_bringup import records
 from whetstone import jsonfile
+from whetstone.bags.files import is_bag_name, stems_of
 from whetstone.contracts import PROPRIOCEPTION, Rollout
 from whetstone.errors import InputError
 from whetstone.profile import RobotProfile
@@ -223,19 +224,19 @@ def _outcome(folder: Path) -> str:
     return {"success": "success", "failure": "failure", "timeout": "failure"}.get(outcome, "")
 
 
-_ENDINGS = (".mcap", ".db3", ".bag")
-
-
 def _bags(path: Path) -> list[Source]:
     if path.is_file() or (path / "metadata.yaml").is_file():
         return [Source("bag", str(path), path.name)]
-    inside = sorted(one for one in path.iterdir() if one.suffix in _ENDINGS or (one / "metadata.yaml").is_file())
-    if not inside:
-        return [Source("bag", str(path), path.name)]  # whoever opens it says what it lacks
-    loose = [one for one in inside if one.is_file() and one.suffix in (".mcap", ".db3")]
-    if loose and len(loose) == len(inside) and len({one.stem.rpartition("_")[0] for one in loose}) == 1 and loose[0].stem[-1].isdigit():
-        return [Source("bag", str(path), path.name)]  # one bag in several files that lost its metadata.yaml
-    return [Source("bag", str(one), one.name) for one in inside]
+    loose = [one for one in path.iterdir() if one.is_file() and is_bag_name(one.name)]
+    folders = [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".") and _is_bag(one)]
+    if not folders and len(stems_of(loose)) <= 1:
+        # One bag in several files that lost its metadata.yaml; or none, which whoever opens it says.
+        return [Source("bag", str(path), path.name)]
+    return [Source("bag", str(one), one.name) for one in sorted([*loose, *folders])]
+
+
+def _is_bag(folder: Path) -> bool:
+    return any(one.name == "metadata.yaml" or is_bag_name(one.name) for one in folder.iterdir())
 
 
 def _longer(source: Source) -> str:
