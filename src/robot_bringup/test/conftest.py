@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # bag_samples
+sys.path.insert(0, str(Path(__file__).parent))  # recording_samples
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bag_samples import QOS, STRING, read, text
 from hypothesis import given
 from hypothesis import strategies as st
+from recording_samples import QOS, STRING, read, text
 
 from robot_bringup.bags import metadata, recording
 from robot_bringup.bags.audit import Audit, Sequence

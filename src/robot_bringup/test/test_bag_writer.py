@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bag_samples import QOS, STRING, read, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
+from recording_samples import QOS, STRING, read, text
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
 
@@ -90,7 +90,7 @@ import sys, time
 from pathlib import Path
 from robot_bringup.bags.folder import BagFolder
 from robot_bringup.bags.recording import Heard, Recorder, Settings
-from bag_samples import QOS, STRING, text
+from recording_samples import QOS, STRING, text
 recorder = Recorder(BagFolder(sys.argv[1]), {"/a": (STRING, QOS)}, {}, Settings(10**8, 0), lambda *_: None)
 bag = recorder.begin("episode", {"whetstone.robot": "so100"})
 for number in range(10_000):
