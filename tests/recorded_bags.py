@@ -1,17 +1,12 @@
-"""One simulated episode and bags of it, written by writers that know nothing of ours: rosbags' (rosbag2, ROS 1) and mcap's for ROS 2."""
+"""One simulated episode, and the messages of a bag of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mcap_ros2.writer import Writer as McapRos2Writer
-from rosbags.rosbag1 import Writer as Rosbag1Writer
-from rosbags.rosbag2 import StoragePlugin
-from rosbags.rosbag2 import Writer as Rosbag2Writer
 from rosbags.typesys import Stores, get_typestore
 
 from robot_bringup.offline import Acting, proprioception
@@ -112,43 +107,3 @@ def told(episode: Episode, profile: RobotProfile, types: Any, own: bool = False,
             )
     if own:
         yield f"{space}/episode", episode.stamps[-1] + 4, said(3, episode.stamps[-1])
-
-
-def by_rosbags(path: Path, messages: Iterator[Any], types: Any) -> Path:
-    with Rosbag2Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections: dict[str, Any] = {}
-        for topic, time, message in messages:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=types)
-            writer.write(connections[topic], time, types.serialize_cdr(message, message.__msgtype__))
-    return path
-
-
-def by_rosbags_ros1(path: Path, messages: Iterator[Any], types: Any) -> Path:
-    with Rosbag1Writer(path) as writer:
-        connections: dict[str, Any] = {}
-        for topic, time, message in messages:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=types)
-            writer.write(connections[topic], time, types.serialize_ros1(message, message.__msgtype__))
-    return path
-
-
-def by_mcap(path: Path, messages: Iterator[Any], types: Any) -> Path:
-    with path.open("wb") as file, McapRos2Writer(file, chunk_size=100_000) as writer:
-        schemas: dict[str, Any] = {}
-        for topic, time, message in messages:
-            kind = message.__msgtype__
-            if kind not in schemas:
-                schemas[kind] = writer.register_msgdef(kind, types.generate_msgdef(kind, ros_version=2)[0])
-            writer.write_message(topic, schemas[kind], _plain(message), log_time=time, publish_time=time)
-    return path
-
-
-def _plain(message: Any) -> Any:
-    """For mcap's writer, which takes dictionaries."""
-    if isinstance(message, np.ndarray):
-        return message.tolist()
-    if not hasattr(message, "__dataclass_fields__"):
-        return message
-    return {name: _plain(getattr(message, name)) for name in message.__dataclass_fields__ if not name.startswith("__")}

@@ -14,7 +14,8 @@ import pyarrow.parquet as parquet
 import pytest
 import recorded_bags
 import yaml
-from recorded_bags import START, TASK, Episode, by_mcap, by_rosbags, by_rosbags_ros1
+from bag_samples import write_mcap, write_ros1, write_rosbag2
+from recorded_bags import START, TASK, Episode
 from rosbags.typesys import Stores
 
 from robot_bringup.cli import main
@@ -89,7 +90,7 @@ def test_a_bag_of_ours_by_another_writer(
     episode: Episode, expected: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     types, out = recorded_bags.store(), tmp_path / "out"
-    bag = by_rosbags(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types, own=True), types)
+    bag = write_rosbag2(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types, own=True), store=types)
     words = (bag, "reward:=sarm2,constant", "policy:=flow_vla", f"out:={out}", "controls:=1")
     assert evaluate(*words) == 0
     said = capsys.readouterr().out
@@ -139,9 +140,9 @@ def test_plain_bags_of_other_writers(writer: str, episode: Episode, expected: li
     types, out = recorded_bags.store(Stores.ROS1_NOETIC if writer == "ros1" else Stores.ROS2_JAZZY), tmp_path / "out"
     messages = recorded_bags.told(episode, PROFILE, types)
     if writer == "ros1":
-        bag = by_rosbags_ros1(tmp_path / "one.bag", messages, types)
+        bag = write_ros1(tmp_path / "one.bag", messages, store=types)
     else:
-        bag = by_mcap(tmp_path / "one.mcap", messages, types)
+        bag = write_mcap(tmp_path / "one.mcap", messages, 100_000, store=types)
     if writer == "truncated":
         bag.write_bytes(bag.read_bytes()[: bag.stat().st_size * 2 // 3])
     assert evaluate(bag, "reward:=sarm2", "robot:=so100", f"task:={TASK}", f"out:={out}", "controls:=0") == 0
@@ -195,9 +196,9 @@ def _short(task: Any) -> Any:
 
 def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     types = recorded_bags.store()
-    bag = by_rosbags(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types), types)
+    bag = write_rosbag2(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types), store=types)
     blind = [told for told in recorded_bags.told(episode, PROFILE, types) if "camera" not in told[0]]
-    by_rosbags(tmp_path / "blind", iter(blind), types)
+    write_rosbag2(tmp_path / "blind", iter(blind), store=types)
     (tmp_path / "text.mcap").write_text("not a bag")
     constant = load_yaml(find("rewards", "constant"))
     other = tmp_path / "other.yaml"
@@ -238,7 +239,7 @@ def test_a_bag_that_cannot_be_read_leaves_the_others_alone(episode: Episode, tmp
     types = recorded_bags.store()
     folder = tmp_path / "bags"
     folder.mkdir()
-    by_rosbags(folder / "good", recorded_bags.told(episode, PROFILE, types), types)
+    write_rosbag2(folder / "good", recorded_bags.told(episode, PROFILE, types), store=types)
     (folder / "bad.mcap").write_text("not a bag")
     out = tmp_path / "out"
     assert evaluate(folder, "reward:=constant", "robot:=so100", f"task:={TASK}", "start:=0.2", "end:=0.6", f"out:={out}") == 1

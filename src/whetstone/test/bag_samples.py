@@ -67,6 +67,7 @@ def write_rosbag2(
     storage: StoragePlugin = StoragePlugin.MCAP,
     compression: CompressionMode = CompressionMode.NONE,
     custom: dict[str, str] | None = None,
+    store: Any = JAZZY,
 ) -> Path:
     """By rosbags: a folder with metadata.yaml."""
     writer = Rosbag2Writer(path, version=9, storage_plugin=storage)
@@ -78,12 +79,12 @@ def write_rosbag2(
         connections: dict[str, Any] = {}
         for topic, time, message in told:
             if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=JAZZY)
-            writer.write(connections[topic], time, JAZZY.serialize_cdr(message, message.__msgtype__))
+                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connections[topic], time, store.serialize_cdr(message, message.__msgtype__))
     return path
 
 
-def write_ros1(path: Path, told: Iterable[tuple[str, int, Any]], compression: Any = None) -> Path:
+def write_ros1(path: Path, told: Iterable[tuple[str, int, Any]], compression: Any = None, store: Any = NOETIC) -> Path:
     """By rosbags: one ROS 1 bag."""
     writer = Rosbag1Writer(path)
     writer.chunk_threshold = 4096
@@ -93,8 +94,8 @@ def write_ros1(path: Path, told: Iterable[tuple[str, int, Any]], compression: An
         connections: dict[str, Any] = {}
         for topic, time, message in told:
             if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=NOETIC)
-            writer.write(connections[topic], time, NOETIC.serialize_ros1(message, message.__msgtype__))
+                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connections[topic], time, store.serialize_ros1(message, message.__msgtype__))
     return path
 
 
@@ -112,7 +113,11 @@ def as_dict(message: Any) -> dict[str, Any]:
 
 
 def write_mcap(
-    path: Path, told: Iterable[tuple[str, int, Any]], chunk_size: int = 4096, compression: CompressionType = CompressionType.ZSTD
+    path: Path,
+    told: Iterable[tuple[str, int, Any]],
+    chunk_size: int = 4096,
+    compression: CompressionType = CompressionType.ZSTD,
+    store: Any = JAZZY,
 ) -> Path:
     """By mcap's ROS 2 writer: one .mcap file."""
     with path.open("wb") as file, McapRos2Writer(file, chunk_size=chunk_size, compression=compression) as writer:
@@ -120,6 +125,6 @@ def write_mcap(
         for topic, time, message in told:
             kind = message.__msgtype__
             if kind not in schemas:
-                schemas[kind] = writer.register_msgdef(kind, definition(kind))
+                schemas[kind] = writer.register_msgdef(kind, definition(kind, store))
             writer.write_message(topic, schemas[kind], as_dict(message), log_time=time, publish_time=time)
     return path

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from whetstone.budget import PARTIAL, PROTECTED, prune
 from whetstone.contracts import Rollout
 from whetstone.errors import InputError
 from whetstone.files import replacing, sweep, sync, sync_folder
@@ -38,8 +39,6 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zli
 _QUARANTINE, _RUNNING, _INTERRUPTED = "quarantine", "running", "interrupted"
 _EVENTS, _FRAMES = "events.log", "frames.log"
 _REPLACED = ".replaced-"
-_PROTECTED = "protected"
-_PARTIAL = ".partial-"
 _RESERVE = 64 * 1024 * 1024  # bytes that stay free beside an episode
 _META = {
     "episode_id": str,
@@ -133,7 +132,7 @@ class RolloutStore:
         name = _folder_name(rollout.episode_id)
         running = self.root / _RUNNING / name
         size = sum(array.nbytes for array in to_arrays(rollout).values())
-        partial = self.root / f"{_PARTIAL}{os.getpid()}-{name}"
+        partial = self.root / f"{PARTIAL}{os.getpid()}-{name}"
         final = self.root / name
         try:
             self._check_space(size)
@@ -335,11 +334,11 @@ class RolloutStore:
 
     def protect(self, episode_id: str, on: bool = True) -> None:
         """Keep an episode whatever the budget (or no longer). InputError where it is not there."""
-        mark = self._folder(episode_id) / _PROTECTED
+        mark = self._folder(episode_id) / PROTECTED
         mark.touch() if on else mark.unlink(missing_ok=True)
 
     def protected(self, episode_id: str) -> bool:
-        return (self._folder(episode_id) / _PROTECTED).exists()
+        return (self._folder(episode_id) / PROTECTED).exists()
 
     def outcome(self, episode_id: str) -> str:
         """How an episode ended, without reading its arrays; empty where its meta.json is damaged."""
@@ -357,19 +356,9 @@ class RolloutStore:
         what is set aside and the newest stay. Returns the ids of those that went."""
         found = [(one, _stat(self.root / one / "meta.json")) for one in self.list()]
         ages = [one for _, one in sorted((stat.st_mtime_ns, one) for one, stat in found if stat)]
-        sizes = {one: self.size(one) for one in ages}
-        total, gone = sum(sizes.values()) + sum(size for _, size in self.set_aside().values()), []
-        for one in ages[:-1]:
-            if total <= budget:
-                break
-            if not self.protected(one):
-                # Renamed first: an episode that is half deleted must not look like a whole one.
-                partial = self.root / f"{_PARTIAL}{os.getpid()}-{one}"
-                (self.root / one).rename(partial)
-                shutil.rmtree(partial, ignore_errors=True)
-                total -= sizes[one]
-                gone.append(one)
-        return gone
+        return prune(
+            self.root, {one: self.size(one) for one in ages}, budget, self.protected, sum(size for _, size in self.set_aside().values())
+        )
 
     def _check_space(self, size: int) -> None:
         try:
@@ -396,7 +385,7 @@ class RolloutStore:
                 replaced.rename(final)
         for name in self.list():
             sweep(self.root / name)
-        partials = list(self.root.glob(f"{_PARTIAL}*"))
+        partials = list(self.root.glob(f"{PARTIAL}*"))
         for partial in partials:
             shutil.rmtree(partial, ignore_errors=True)
         return len(partials)

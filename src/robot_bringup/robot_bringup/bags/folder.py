@@ -15,6 +15,7 @@ from pathlib import Path
 
 from robot_bringup.bags import metadata
 from robot_bringup.bags.recovery import recover
+from whetstone.budget import PARTIAL, PROTECTED, prune
 from whetstone.errors import InputError
 
 FOLDER = "bags"
@@ -24,7 +25,7 @@ RESERVE = 64 * 1024 * 1024
 """Bytes that stay free on the disk."""
 AUDIT, WHOLE = "whetstone.audit", "whetstone.whole"
 """Keys of a bag's custom_data: the audit as JSON; "false" where the recording was cut off."""
-_PROTECTED, _REASON, _PARTIAL = "protected", "reason.txt", ".partial-"
+_REASON = "reason.txt"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -75,7 +76,7 @@ class BagFolder:
                 said.append(
                     f"bag of episode {folder.name}: its recorder was killed, and {error.filename or folder}: {error.strerror or error}"
                 )
-        for partial in self.root.glob(f"{_PARTIAL}*"):
+        for partial in self.root.glob(f"{PARTIAL}*"):
             shutil.rmtree(partial, ignore_errors=True)
         return said
 
@@ -89,13 +90,13 @@ class BagFolder:
         return {path.parent.name: path.read_text(encoding="utf-8", errors="replace").strip() for path in found}
 
     def protected(self, name: str) -> bool:
-        return (self.root / name / _PROTECTED).exists()
+        return (self.root / name / PROTECTED).exists()
 
     def protect(self, name: str, on: bool = True) -> bool:
         """Keep a bag whatever the budget (or no longer); whether it is there."""
         if not (self.root / name / metadata.NAME).is_file():
             return False
-        mark = self.root / name / _PROTECTED
+        mark = self.root / name / PROTECTED
         mark.touch() if on else mark.unlink(missing_ok=True)
         return True
 
@@ -107,19 +108,7 @@ class BagFolder:
         """Delete whole bags, the oldest first, until all together take at most `budget` bytes; protected and interrupted ones and the
         newest stay. Returns the names of those that went. Raises OSError."""
         ages = sorted((os.stat(self.root / name / metadata.NAME).st_mtime_ns, name) for name in self.list())
-        sizes = {name: self.size(name) for _, name in ages}
-        total, gone = sum(sizes.values()), []
-        for _, name in ages[:-1]:
-            if total <= budget:
-                break
-            if not self.protected(name):
-                # Renamed first: a bag that is half deleted must not look like a whole one.
-                partial = self.root / f"{_PARTIAL}{os.getpid()}-{name}"
-                (self.root / name).rename(partial)
-                shutil.rmtree(partial, ignore_errors=True)
-                total -= sizes[name]
-                gone.append(name)
-        return gone
+        return prune(self.root, {name: self.size(name) for _, name in ages}, budget, self.protected)
 
     def space(self) -> int:
         """Bytes that may still be written to the disk."""
