@@ -212,7 +212,8 @@ def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pyt
         ((bag, "reward:=sarm", robot), "unknown reward 'sarm'; did you mean 'sarm2'"),
         ((bag, "reward:=constant"), "do not say whose they are: robot:=NAME, one of fr3"),
         ((tmp_path / "nothing", "reward:=constant", robot), "nothing: no such file or folder"),
-        ((tmp_path / "text.mcap", "reward:=constant", robot, task), "text.mcap"),
+        ((tmp_path / "text.mcap", "reward:=constant", robot, task), "text.mcap: not a bag"),
+        ((tmp_path / "text.mcap", "reward:=constant"), "text.mcap: not a bag"),
         ((tmp_path / "blind", "reward:=constant", robot, task), "no images"),
         ((bag, "reward:=constant", robot), "says no instruction; give it with task:="),
         ((bag, f"reward:={other}", robot, task), "say which, cameras:=left=TOPIC"),
@@ -247,3 +248,9 @@ def test_a_bag_that_cannot_be_read_leaves_the_others_alone(episode: Episode, tmp
     # 0.2 to 0.6 s after the first frame, a score every fourth step of 20 Hz.
     assert [row["stamp"] - START for row in scores_in(out)] == [200_000_000, 400_000_000, 600_000_000]
     assert "not evaluated" in (out / "report.html").read_text()
+    # Nor does it keep the others from saying whose they are.
+    (tmp_path / "own").mkdir()
+    write_rosbag2(tmp_path / "own" / "good", recorded_bags.told(episode, PROFILE, types, own=True), store=types)
+    (folder / "bad.mcap").rename(tmp_path / "own" / "bad.mcap")
+    assert evaluate(tmp_path / "own", "reward:=constant", f"out:={tmp_path / 'own_out'}") == 1
+    assert "not evaluated: bad.mcap" in capsys.readouterr().out

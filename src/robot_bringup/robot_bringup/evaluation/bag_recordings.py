@@ -143,14 +143,11 @@ def recordings_of(path: str, name: str, profile: RobotProfile, settings: Setting
 
 
 def robot_in(path: str) -> str:
-    """The robot that a bag's episodes say they are of; empty where there is none, or where the bag cannot be read, which is said later."""
-    try:
-        with open_bag(Path(path)) as bag:
-            for name in (name for name, topic in bag.topics.items() if topic.type == OWN["episode"]):
-                for message in bag.messages([name]):
-                    return str(message.decode().robot)
-    except InputError:
-        pass
+    """The robot that a bag's episodes say they are of; empty where there is none. Raises InputError where the bag cannot be read."""
+    with open_bag(Path(path)) as bag:
+        for name in (name for name, topic in bag.topics.items() if topic.type == OWN["episode"]):
+            for message in bag.messages([name]):
+                return str(message.decode().robot)
     return ""
 
 

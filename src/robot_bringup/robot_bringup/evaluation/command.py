@@ -115,10 +115,17 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
 
 
 def robot_of_all(sources: Sequence[Source]) -> str:
-    """The one that all of them say they are of. Raises ConfigError where they do not."""
+    """The one that all of them say they are of that can be read. Raises ConfigError where they do not, InputError where none can be."""
     from robot_bringup.evaluation.bag_recordings import robot_in
 
-    robots = {recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path) for source in sources}
+    robots, unreadable = set[str](), list[InputError]()
+    for source in sources:
+        try:
+            robots.add(recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path))
+        except InputError as error:  # of several it is said when its turn comes
+            unreadable.append(error)
+    if unreadable and not robots:
+        raise unreadable[0]
     if len(robots) == 1 and robots != {""}:
         return robots.pop()
     several = f"are of {', '.join(sorted(robots - {''}))} and others; take them one robot at a time"
