@@ -58,6 +58,11 @@ def run(plan: Plan, console: Console, beside: Sequence[Command] = ()) -> Result:
         )
         with view:
             result = supervisor.run(view.update)
+    rewards = plan.run_dir / records.REWARDS
+    if result.code == 0 and rewards.is_file():
+        with rewards.open(encoding="utf-8") as file:
+            count = sum(1 for _ in file)
+        console.print(f"{count} rewards: {rewards}", highlight=False, soft_wrap=True)
     return result
 
 

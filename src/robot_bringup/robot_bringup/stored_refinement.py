@@ -120,7 +120,7 @@ def main(words: Sequence[str], console: Console) -> int:
     policy.load_trainable_state(learner.trainable_state())
     after = figures(policy, held, profile, seed)
     for name in before:
-        console.print(f"held out: {name} {_shown(before[name])} -> {_shown(after[name])}", **_PLAIN)
+        console.print(f"held out: {name} {_change(before[name], after[name], _why_not(name, held))}", **_PLAIN)
     path = _write(Path(given["out"]).expanduser(), policy, key, given, paths, (taught, held), (before, after), reports)
     name = _policy_name(given)
     console.print(f"wrote {path}; try it: whetstone run evaluate robot:={profile.name} policy:={name} weights:={path}", **_PLAIN)
@@ -365,5 +365,12 @@ def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _shown(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.4g}"
+def _change(before: float | None, after: float | None, why_not: str) -> str:
+    return f"not known: {why_not}" if before is None or after is None else f"{before:.4g} -> {after:.4g}"
+
+
+def _why_not(name: str, held: Sequence[Stored]) -> str:
+    """Why one of `figures` is None."""
+    word = "failure" if name == "joints_failure" else "success"
+    there = any((one.rollout.outcome == "success") is (word == "success") for one in held)
+    return "this policy does not tell it" if there else f"no {word} was held out"
