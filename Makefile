@@ -60,7 +60,7 @@ bench-reward: setup ## a vision-language model's scores of a video: computed aga
 bench-control: setup ## how evenly, soon and smoothly commands reach the arm, against the plain loop, in results/bench-control.json
 	@$(IN_ENV) python -m robot_bringup.bench_control $(ARGS)
 
-bench-bags: setup ## what recording costs against the plain way, and whether a replay scores as live, in results/bench-bags.json
+bench-bags: setup ## recording, reading, converting and evaluating bags, whether a replay scores as live, in results/bench-bags.json
 	@$(IN_ENV) python -m robot_bringup.bench_bags $(ARGS)
 
 bench-weights: setup ## weights from one process to another against other ways, and over a bad network, in results/bench-weights.json

@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from robot_bringup.bench_bags import evaluating, parity, recording
+from robot_bringup.bench_bags import evaluating, parity, reading, recording
 from whetstone import config, results
 from whetstone.arguments import integer, parse_arguments, spelled
 from whetstone.arguments import run as run_main
 from whetstone.errors import ConfigError
 
 ARGUMENTS = {
-    "parts": "recording,parity,evaluating",
+    "parts": "recording,parity,reading,evaluating",
     "seconds": "20",
     "robot": "so100",
     "reward": "sarm2",
@@ -29,7 +29,7 @@ ARGUMENTS = {
 }
 HELP = """make bench-bags ARGS='name:=value ...': what bags cost
 
-  parts:=recording,parity,evaluating     what is measured
+  parts:=recording,parity,reading,evaluating     what is measured
   seconds:=20                 recording: s in real time, of our recorder and of the plain way
   robot:=so100  reward:=sarm2  episodes:=2      parity: the run that is recorded and replayed
   domain_id:=0                ROS domain
@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
     parts: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
         "recording": lambda folder: recording.rows(integer(values, "seconds"), domain, folder),
         "parity": lambda folder: parity.rows(values["robot"], values["reward"], integer(values, "episodes"), domain, folder, console),
+        "reading": lambda folder: reading.rows(folder, robot=values["robot"]),
         "evaluating": lambda folder: evaluating.rows(folder, robot=values["robot"]),
     }
     chosen = values["parts"].split(",")

@@ -17,53 +17,18 @@ import numpy as np
 import pyarrow.parquet as parquet
 from rosbags.highlevel import AnyReader
 from rosbags.image import message_to_cvimage
-from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from robot_bringup.bench_bags.sample import SECOND, write_bag
 from robot_bringup.evaluation.models import named
 from robot_bringup.evaluation.recordings import Source
 from robot_bringup.evaluation.settings import Settings
 from robot_bringup.evaluation.work import Bench, place
-from whetstone.profile import RobotProfile, load_profile
+from whetstone.profile import load_profile
 from whetstone.rewards import load_reward
 
-SECOND = 1_000_000_000
-START = 1_700_000_000 * SECOND
 Row = dict[str, Any]
 INSTRUCTION = "put the red cube in the tray"
-
-
-def write_bag(path: Path, profile: RobotProfile, seconds: float, seed: int = 0) -> int:
-    """Two cameras at the control rate and the robot's resolution, joint states at 100 Hz. Returns the number of images."""
-    store, random = get_typestore(Stores.ROS2_JAZZY), np.random.default_rng(seed)
-    types = store.types
-    names, positions = profile.joint_state(np.append(profile.home, 1.0))
-    none, images = np.zeros(0), 0
-    # Few pictures, often: what they show does not matter to the time, and noise that compresses badly is the worst case.
-    pictures = {camera.name: random.integers(0, 256, (8, camera.height, camera.width, 3), np.uint8) for camera in profile.cameras}
-
-    def header(stamp: int) -> Any:
-        return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](stamp // SECOND, stamp % SECOND), "")
-
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        image, joints = "sensor_msgs/msg/Image", "sensor_msgs/msg/JointState"
-        cameras = {name: writer.add_connection(f"/camera/{name}/image_raw", image, typestore=store) for name in pictures}
-        states = writer.add_connection("/joint_states", joints, typestore=store)
-        frame, count = 0, round(seconds * 100)
-        for tick in range(count):
-            stamp = START + tick * SECOND // 100
-            message = types[joints](header(stamp), names, np.array(positions), none, none)
-            writer.write(states, stamp, store.serialize_cdr(message, joints))
-            if stamp < START + frame * profile.period_ns:
-                continue
-            for name, choice in pictures.items():
-                pixels = choice[frame % len(choice)]
-                height, width = pixels.shape[:2]
-                message = types[image](header(stamp), height, width, "rgb8", 0, 3 * width, pixels.reshape(-1))
-                writer.write(cameras[name], stamp, store.serialize_cdr(message, image))
-                images += 1
-            frame += 1
-    return images
 
 
 def plain_loop(path: Path, model: Any, period: int) -> list[float]:
@@ -91,7 +56,7 @@ def rows(folder: Path, seconds: float = 60.0, repeats: int = 3, robot: str = "so
     """Rows of results/bench-bags.json: images per second of both, medians, and the largest difference of a score."""
     profile = load_profile(robot)
     bag = folder / "bag"
-    images = write_bag(bag, profile, seconds)
+    images = write_bag(bag, profile, seconds, profile.rate)
     found_rows: list[Row] = []
     for one in named(rewards, "rewards"):
         settings = Settings(robot, (one,), instruction=INSTRUCTION)
