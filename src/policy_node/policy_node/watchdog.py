@@ -16,6 +16,9 @@ from whetstone.profile import RobotProfile
 
 POLICY = "policy"
 MODE = "robot mode"
+FIRST_WORD = 5.0
+"""s that commands are held back for who was never heard. Fast DDS was seen to take more than 0.3 s for one topic of a graph that is ready
+otherwise, and an arm that never had a command rests."""
 LOOKS = 8
 """Judgements that are asked for in a control period."""
 
@@ -24,7 +27,7 @@ class Watchdog:
     """patience: control periods after the last word of the policy by which the arm is being stopped.
 
     needed: parts without a word of which no command goes through, e.g. MODE. What was not heard yet may be still on its way to this
-    process: commands are held back meanwhile, and the arm counts as stopped after as long as a part may be silent.
+    process: commands are held back meanwhile, and the arm counts as stopped after FIRST_WORD.
     stopped: why, empty while commands go through. A part (camera, joint states) is watched once it was heard and while commands move the
     arm: from the first command of an episode to its end.
     """
@@ -72,7 +75,7 @@ class Watchdog:
         unknown = self._never() if measured is not None else (*self._never(), "command: where the arm is is not known")
         if measured is None or unknown:
             self._blind = now if self._blind is None else self._blind
-            if now - self._blind > self._stale:
+            if now - self._blind > FIRST_WORD:
                 self.stop(unknown[0])
             return False
         self._blind = None

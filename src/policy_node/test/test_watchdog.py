@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_node.camera_watch import CameraWatch
-from policy_node.watchdog import MODE, POLICY, Watchdog, braking, set_points
+from policy_node.watchdog import FIRST_WORD, MODE, POLICY, Watchdog, braking, set_points
 from whetstone.profile import RobotProfile, load_profile
 
 PROFILE = load_profile("franka")
@@ -91,7 +91,8 @@ def test_whatever_passes_is_near_where_the_arm_is(command: list[float], scale: f
 def test_nothing_passes_before_the_arm_is_known() -> None:
     watchdog = Watchdog(PROFILE)
     assert not watchdog.passes(HERE, None, running=True, now=1.0) and not watchdog.stopped, "its joint state may be on its way"
-    assert not watchdog.passes(HERE, None, running=True, now=1.0 + 2 * PROFILE.guard.stale_after)
+    assert not watchdog.passes(HERE, None, running=True, now=1.0 + FIRST_WORD - PERIOD) and not watchdog.stopped
+    assert not watchdog.passes(HERE, None, running=True, now=1.0 + FIRST_WORD + PERIOD)
     assert watchdog.stopped == ("command: where the arm is is not known",)
 
 
@@ -102,7 +103,7 @@ def test_a_mode_that_nobody_tells_holds_the_arm() -> None:
         watchdog.heard(part, 0.0)
     assert not watchdog.look(5.0), "nothing moves yet: a driver may take its time"
     assert not watchdog.passes(HERE, HERE, running=True, now=0.0) and not watchdog.stopped
-    assert not watchdog.passes(HERE, HERE, running=True, now=2 * PROFILE.guard.stale_after)
+    assert not watchdog.passes(HERE, HERE, running=True, now=FIRST_WORD + PERIOD)
     assert watchdog.stopped == ("robot mode: never heard",)
     for part in (JOINTS, CAMERA):
         watchdog.heard(part, 5.0)
