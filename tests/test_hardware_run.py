@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,10 +157,13 @@ def test_an_arm_that_the_watchdog_has_stopped_is_not_parked(lab: Lab) -> None:
     lab.say("scene/reset_done")
     lab.until(lambda: len(lab.prompts()) == 2)
     assert "To begin: ros2 service call /so100/episode_manager/start std_srvs/srv/Trigger" in lab.prompts()[-1]
-    assert lab.phase() == Episode.PHASE_RESETTING and lab.say("episode_manager/start") == "the episode begins"
+    lab.until(lambda: lab.phase() == Episode.PHASE_RESETTING)
+    assert lab.say("episode_manager/start") == "the episode begins"
     lab.until(lambda: lab.position()[0] > 0.1)
     lab.say("watchdog/stop")
     lab.until(lambda: lab.phase() == Episode.PHASE_PAUSED)
+    rests = time.monotonic() + 0.5
+    lab.until(lambda: time.monotonic() > rests)  # the driver has heard of it too, and the brake is over
     held = lab.position()
     assert lab.process is not None
     lab.process.send_signal(signal.SIGINT)
