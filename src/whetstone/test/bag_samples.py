@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ def messages(count: int = 20, period: int = SECOND // 10, store: Any = JAZZY) ->
     return found
 
 
+def _write_all(writer: Any, told: Iterable[tuple[str, int, Any]], store: Any, serialise: Callable[[Any, str], Any]) -> None:
+    """What rosbags' two writers have in common."""
+    connections: dict[str, Any] = {}
+    for topic, time, message in told:
+        if topic not in connections:
+            connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
+        writer.write(connections[topic], time, serialise(message, message.__msgtype__))
+
+
 def write_rosbag2(
     path: Path,
     told: Iterable[tuple[str, int, Any]],
@@ -76,11 +85,7 @@ def write_rosbag2(
     with writer:
         for key, value in (custom or {}).items():
             writer.set_custom_data(key, value)
-        connections: dict[str, Any] = {}
-        for topic, time, message in told:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
-            writer.write(connections[topic], time, store.serialize_cdr(message, message.__msgtype__))
+        _write_all(writer, told, store, store.serialize_cdr)
     return path
 
 
@@ -91,11 +96,7 @@ def write_ros1(path: Path, told: Iterable[tuple[str, int, Any]], compression: An
     if compression:
         writer.set_compression(compression)
     with writer:
-        connections: dict[str, Any] = {}
-        for topic, time, message in told:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store)
-            writer.write(connections[topic], time, store.serialize_ros1(message, message.__msgtype__))
+        _write_all(writer, told, store, store.serialize_ros1)
     return path
 
 
