@@ -11,7 +11,6 @@ nothing that was not judged goes through. To a driver that draws no way to a tar
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ from whetstone.ros import (
     WhetstoneNode,
     camera_qos,
     joints_qos,
+    message_class,
     run_node,
     stamp_of_raw,
     to_ns,
@@ -276,11 +276,10 @@ class WatchdogNode(WhetstoneNode[Parameters]):
 
 def _type_of(mode: DriverMode) -> Any:
     """The message class. Raises ConfigError where it is not installed."""
-    package, _, name = mode.type.partition("/msg/")
     try:
-        return getattr(importlib.import_module(f"{package}.msg"), name)
-    except (ImportError, AttributeError):
-        raise ConfigError(f"key 'mode': message type '{mode.type}' is not installed; install the robot's messages, {package}") from None
+        return message_class(mode.type, "the robot's messages")
+    except InputError as error:
+        raise ConfigError(f"key 'mode': {error}") from None
 
 
 def main(args: list[str] | None = None) -> int:

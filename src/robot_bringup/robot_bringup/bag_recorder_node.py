@@ -10,10 +10,8 @@ message's number, which the audit is made of.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -35,6 +33,7 @@ from robot_bringup.bags.routing import EpisodeState, Router
 from robot_bringup.bags.topics import RecordedTopic, extra_topics, topics_of
 from robot_bringup.episode_machine import Phase
 from whetstone import config, jsonfile, results
+from whetstone.cdr import episode_id_of_raw
 from whetstone.errors import InputError
 from whetstone.profile import load_profile
 from whetstone.ros import (
@@ -47,6 +46,7 @@ from whetstone.ros import (
     camera_qos,
     deserialize,
     joints_qos,
+    message_class,
     run_node,
     stamp_of_raw,
     to_ns,
@@ -70,7 +70,6 @@ LAST_WORDS = 2.0
 """Seconds that the disk has for what still waits when the node stops."""
 _DDS = ("RMW_IMPLEMENTATION", "ROS_DOMAIN_ID", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS")
 _DDS_FILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "CYCLONEDDS_URI")
-_ENDIAN = {0: ">I", 1: "<I"}
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ class BagRecorder(WhetstoneNode[Parameters]):
     def _listen(self, topic: str, row: RecordedTopic, offered: QoSProfile, name: str) -> None:
         """Every message as it is published, and room for those that come between two looks."""
         try:
-            found, kind = definition(name), _class(name)
+            found, kind = definition(name), message_class(name)
         except InputError as error:
             self._router.absent[topic] = str(error)
             return
@@ -341,30 +340,7 @@ class BagRecorder(WhetstoneNode[Parameters]):
             if not old:
                 self._router.episode(now, state, heard, missing)
         elif not old or ear.row.keeps:
-            self._router.hear(now, heard, missing, _episode_id(data) if ear.named else "", stamp if ear.stamped and stamp else 0)
-
-
-def _class(name: str) -> Any:
-    """The Python class of a message type. Raises InputError where it is not installed."""
-    package, _, short = name.partition("/msg/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), short)
-    except (ImportError, AttributeError):
-        raise InputError(f"message type '{name}' is not installed; install its package, {package}") from None
-
-
-def _episode_id(data: bytes) -> str:
-    """Of a serialised message that begins with a header and the episode's id; empty where the bytes cannot be that."""
-    endian = _ENDIAN.get(data[1] if len(data) > 1 else -1)
-    try:
-        if endian is None:
-            return ""
-        (length,) = struct.unpack_from(endian, data, 12)
-        begin = 16 + length + -length % 4
-        (length,) = struct.unpack_from(endian, data, begin)
-        return data[begin + 4 : begin + 4 + max(length - 1, 0)].decode("utf-8", "replace")
-    except struct.error:
-        return ""
+            self._router.hear(now, heard, missing, episode_id_of_raw(data) if ear.named else "", stamp if ear.stamped and stamp else 0)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """What can be read from a serialised message without its definition.
 
-Role: the stamp at the front, so that whoever forwards or sorts raw messages need not decode them. Does not depend on rclpy.
+Role: the stamp and the episode's id at the front, so that whoever forwards or sorts raw messages need not decode them.
+Does not depend on rclpy.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import struct
 from whetstone.errors import InputError
 
 _STAMP = {0: struct.Struct(">iI"), 1: struct.Struct("<iI")}
+_LENGTH = {0: struct.Struct(">I"), 1: struct.Struct("<I")}
 
 
 def stamp_of_raw(data: bytes) -> int:
@@ -21,3 +23,17 @@ def stamp_of_raw(data: bytes) -> int:
         raise InputError(f"{len(data)} bytes are not a serialised message with a header")
     sec, nanosec = _STAMP[data[1]].unpack_from(data, 4)
     return sec * 1_000_000_000 + nanosec
+
+
+def episode_id_of_raw(data: bytes) -> str:
+    """Of a serialised message that begins with a header and the episode's id; empty where the bytes cannot be that."""
+    length_of = _LENGTH.get(data[1] if len(data) > 1 else -1)
+    try:
+        if length_of is None:
+            return ""
+        (length,) = length_of.unpack_from(data, 12)
+        begin = 16 + length + -length % 4
+        (length,) = length_of.unpack_from(data, begin)
+        return data[begin + 4 : begin + 4 + max(length - 1, 0)].decode("utf-8", "replace")
+    except struct.error:
+        return ""

@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 import rclpy
@@ -36,7 +37,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from whetstone import config
 from whetstone.cdr import stamp_of_raw as stamp_of_raw
-from whetstone.errors import PeerError, WhetstoneError
+from whetstone.errors import InputError, PeerError, WhetstoneError
 from whetstone.snapshot import Tensor
 from whetstone.transfer import Manifest
 
@@ -93,6 +94,15 @@ def camera_qos(realtime: bool) -> QoSProfile:
 def joints_qos(realtime: bool) -> QoSProfile:
     """QoS of joint states, for their publisher and who needs every one of them."""
     return STATE if realtime else FRAME_LOCKSTEP
+
+
+def message_class(name: str, lacking: str = "its package") -> Any:
+    """The Python class of a message type, package/msg/Name. Raises InputError where it is not installed; lacking: what its package is."""
+    package, _, short = name.partition("/msg/")
+    try:
+        return getattr(import_module(f"{package}.msg"), short)
+    except (ImportError, AttributeError):
+        raise InputError(f"message type '{name}' is not installed; install {lacking}, {package}") from None
 
 
 def to_ns(stamp: Time) -> int:
