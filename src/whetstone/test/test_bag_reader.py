@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backports import zstd
 from bag_samples import (
     CAMERA,
     JAZZY,
@@ -28,7 +29,8 @@ from bag_samples import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mcap.writer import CompressionType
+from mcap.reader import SeekingReader
+from mcap.writer import CompressionType, IndexType
 from mcap.writer import Writer as McapWriter
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
 from rosbags.rosbag1 import Writer as Rosbag1Writer
@@ -259,11 +261,139 @@ def test_damage_within_costs_one_chunk(whole: dict[str, Path], tmp_path: Path) -
         assert any("left out" in warning for warning in bag.warnings)
 
 
+@pytest.mark.parametrize("kind", [None, Rosbag1Writer.CompressionFormat.LZ4, Rosbag1Writer.CompressionFormat.BZ2])
+def test_damage_within_a_ros1_bag_costs_one_chunk_wherever_it_is(kind: Any, tmp_path: Path) -> None:
+    """In a chunk, in its head, in the index behind it; a chunk holds up to 15 messages."""
+    told = messages(30, store=NOETIC)
+    path = write_ros1(tmp_path / "bag.bag", told, kind)
+    data, left = path.read_bytes(), []
+    for at in range(8192, len(data) - 2000, 997):
+        path.write_bytes(data[:at] + bytes(byte ^ 0xFF for byte in data[at : at + 30]) + data[at + 30 :])
+        with open_bag(path) as bag:
+            got = [(message.topic, message.time_ns, bytes(message.raw)) for message in bag.messages()]
+            whole = [(topic, time, bytes(NOETIC.serialize_ros1(sent, sent.__msgtype__))) for topic, time, sent in told]
+            right = [one for one in got if one in whole]
+            assert len(got) >= 90 - 15 and len(right) >= len(got) - 1 and right == [one for one in whole if one in right]
+            assert len(got) == 90 or bag.warnings
+            left.append(len(got))
+    assert min(left) < 90 and len(left) > 10
+
+
+@pytest.mark.parametrize("place", ["first chunk", "between"])
+def test_damage_costs_what_it_hits_and_no_more(place: str, whole: dict[str, Path], tmp_path: Path) -> None:
+    """Schemas and channels are in the first chunk alone; a record between chunks has no length that could be relied on."""
+    data = bytearray(whole["mcap"].read_bytes())
+    with whole["mcap"].open("rb") as file:
+        summary = SeekingReader(file).get_summary()
+    assert summary is not None
+    first = summary.chunk_indexes[0]
+    at = first.chunk_start_offset + (70 if place == "first chunk" else first.chunk_length + 2)
+    data[at : at + 20] = b"\xff" * 20
+    path = tmp_path / "damaged.mcap"
+    path.write_bytes(data)
+    with open_bag(path) as bag:
+        got = [(message.topic, message.time_ns) for message in bag.messages()]
+        told = [(topic, time) for topic, time, _ in messages(30)]
+        assert 85 <= len(got) <= 90 and got == told[len(told) - len(got) :]
+        assert len(got) == 90 or any("left out" in warning and "damaged after 0.0 s" in warning for warning in bag.warnings)
+
+
+def test_a_damaged_message_of_a_bag_compressed_by_message_costs_itself(tmp_path: Path) -> None:
+    path = write_rosbag2(tmp_path / "bag", TOLD, SQLITE, CompressionMode.MESSAGE) / "bag.db3"
+    database = sqlite3.connect(path)
+    (data,) = database.execute("SELECT data FROM messages WHERE id = 10").fetchone()
+    database.execute("UPDATE messages SET data = ? WHERE id = 10", (data[:8] + b"\xff" * (len(data) - 8),))
+    database.commit()
+    database.close()
+    with open_bag(path) as bag:
+        left = [(topic, time) for topic, time, _ in TOLD[:9] + TOLD[10:]]
+        assert [(message.topic, message.time_ns) for message in bag.messages()] == left
+        assert [warning.rpartition(": ")[2] for warning in bag.warnings] == [
+            "messages that cannot be decompressed are left out, the first after 0.3 s"
+        ]
+
+
+def test_after_damage_messages_of_one_time_come_once(tmp_path: Path) -> None:
+    """A recorder without a clock gives all the same time: what was read before the damage is not read again."""
+    told = [("/c", START, image(START + index, picture(index))) for index in range(60)]
+    path = write_mcap(tmp_path / "bag.mcap", told, 2048, CompressionType.NONE)
+    with path.open("rb") as file:
+        summary = SeekingReader(file).get_summary()
+    assert summary is not None and len(summary.chunk_indexes) > 10
+    data = bytearray(path.read_bytes())
+    data[summary.chunk_indexes[5].chunk_start_offset + 400] ^= 0xFF
+    path.write_bytes(data)
+    with open_bag(path) as bag:
+        stamps = [message.decode().header.stamp.nanosec for message in bag.messages()]
+        assert stamps == sorted(set(stamps)) and 50 < len(stamps) < 60
+
+
 def test_one_file_of_a_split_bag_is_no_bag(tmp_path: Path) -> None:
     write_mcap(tmp_path / "bag_0.mcap", TOLD)
     (tmp_path / "bag_1.mcap").write_bytes(b"\x89MCAP0\r")
     with open_bag(tmp_path) as bag:
         assert any("bag_1.mcap: not a bag" in warning and warning.endswith("left out") for warning in bag.warnings)
+        check(bag, TOLD)
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize("lacks", ["message indexes", "channels", "schemas", "channels, schemas"])
+def test_an_index_that_lacks_something(lacks: str, statistics: bool, tmp_path: Path) -> None:
+    """As rosbag2's own options for MCAP allow: rosbags would find no message, and say nothing."""
+    path = tmp_path / "bag.mcap"
+    with path.open("wb") as file:
+        writer = McapWriter(
+            file,
+            chunk_size=3000,
+            use_statistics=statistics,
+            index_types=IndexType.CHUNK if lacks == "message indexes" else IndexType.ALL,
+            repeat_channels="channels" not in lacks,
+            repeat_schemas="schemas" not in lacks,
+        )
+        writer.start(profile="ros2", library="x")
+        channels = {}
+        for topic, time, message in TOLD:
+            if topic not in channels:
+                kind = message.__msgtype__
+                channels[topic] = writer.register_channel(topic, "cdr", writer.register_schema(kind, "ros2msg", definition(kind).encode()))
+            writer.add_message(channels[topic], time, bytes(JAZZY.serialize_cdr(message, message.__msgtype__)), time)
+        writer.finish()
+    with open_bag(path) as bag:
+        check(bag, TOLD)
+        assert bag.warnings == []
+
+
+def test_a_file_and_what_was_unpacked_beside_it_are_one(tmp_path: Path) -> None:
+    """`ros2 bag play` leaves both in the folder."""
+    path = write_rosbag2(tmp_path / "bag", TOLD, SQLITE, CompressionMode.FILE)
+    packed, plain = path / "bag.db3.zstd", path / "bag.db3"
+    plain.write_bytes(zstd.decompress(packed.read_bytes()))
+    with open_bag(path) as bag:
+        check(bag, TOLD)
+        assert bag.warnings == []
+    packed.unlink()
+    with open_bag(path) as bag:  # as `zstd -d --rm` leaves it
+        check(bag, TOLD)
+        assert bag.warnings == []
+    (path / "metadata.yaml").unlink()
+    packed.write_bytes(zstd.compress(plain.read_bytes()))
+    with open_bag(path) as bag:
+        check(bag, TOLD)
+
+
+def test_a_file_compressed_in_several_frames(tmp_path: Path) -> None:
+    data = write_mcap(tmp_path / "bag.mcap", TOLD).read_bytes()
+    packed = tmp_path / "bag.mcap.zst"
+    packed.write_bytes(b"".join(zstd.compress(data[at : at + 1000]) for at in range(0, len(data), 1000)))
+    with open_bag(packed) as bag:
+        check(bag, TOLD)
+        assert bag.warnings == []
+
+
+@pytest.mark.parametrize("name", ["a?b", "a#b", "a%20b"])
+def test_a_path_with_letters_that_mean_something_in_an_address(name: str, tmp_path: Path) -> None:
+    path = write_rosbag2(tmp_path / "bag", TOLD, SQLITE).rename(tmp_path / name)
+    with open_bag(path) as bag:
         check(bag, TOLD)
 
 
@@ -426,3 +556,18 @@ def test_segments_are_merged_and_opened_when_their_time_has_come(times: list[lis
         got.append(time)
         assert all(start <= time + early for start in opened)
     assert got == sorted(time for one in times for time in one)
+
+
+def test_of_one_time_the_earlier_segment_comes_first_and_is_over_before_the_next_is_opened() -> None:
+    channel = Channel("/t", "std_msgs/msg/String", MessageDefinition(MessageDefinitionFormat.NONE, ""))
+    opened: list[int] = []
+
+    def segment(index: int) -> Segment:
+        def read() -> Any:
+            opened.append(index)
+            return iter([(channel, 7, bytes([index, place])) for place in range(3)])
+
+        return Segment(7, read)
+
+    for place, (_, _, data) in enumerate(in_order(map(segment, range(4)))):
+        assert tuple(data) == divmod(place, 3) and opened == list(range(data[0] + 1))

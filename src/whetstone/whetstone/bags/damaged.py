@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import apsw
 import lz4.frame
@@ -24,9 +24,10 @@ from mcap import records as mcap_records
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
+from mcap.reader import SeekingReader
 from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.interfaces import MessageDefinition, MessageDefinitionFormat
-from rosbags.rosbag1.reader import Header, RecordType, decompressors, normalize, read_bytes, read_uint32
+from rosbags.rosbag1.reader import Header, RecordType, normalize, read_bytes, read_uint32
 from rosbags.rosbag1.reader import ReaderError as Rosbag1Error
 from rosbags.typesys.msg import normalize_msgtype
 
@@ -67,6 +68,7 @@ class _Scanned:
         self.warnings: list[str] = []
         self.start: int | None = None
         self.end: int | None = None
+        self._unknown = 0
 
     def messages(self, channels: Collection[Channel], start: int, end: int) -> Iterator[Record]:
         def chosen(stretch: _Stretch) -> Iterator[Record]:
@@ -81,9 +83,17 @@ class _Scanned:
     def close(self) -> None:
         """Files are open only while they are read."""
 
+    def _resume(self, offset: int, places: list[int]) -> int | None:
+        """Where to read on when what is at this byte cannot be read: at the next chunk of the file's own index, if there is one."""
+        following = next((place for place in places if place > offset), None)
+        if following is not None:
+            self.warnings.append(f"{self.path.name}: damaged from byte {offset} on; read on at byte {following}")
+        return following
+
     def _add(self, times: list[tuple[Any, int]], read: Callable[[], Iterable[tuple[Any, int, bytes]]]) -> None:
         """A stretch with messages of these channels and times."""
         known = [(self.channels[key], time) for key, time in times if key in self.channels]
+        self._unknown += len(times) - len(known)
         if not known:
             return
         for channel, _ in known:
@@ -92,6 +102,11 @@ class _Scanned:
         self.stretches.append(stretch)
         self.start = stretch.start if self.start is None else min(self.start, stretch.start)
         self.end = stretch.end if self.end is None else max(self.end, stretch.end)
+
+    def _count_unknown(self) -> None:
+        """Say how many messages there are of which nothing in the file tells what they are."""
+        if self._unknown:
+            self.warnings.append(f"{self.path.name}: {self._unknown} messages left out: their topics' names are lost")
 
     def _know(self, key: Any, channel: Channel) -> None:
         if key not in self.channels:
@@ -107,34 +122,61 @@ class ScannedMcap(_Scanned):
         super().__init__(path)
         self._schemas: dict[int, Any] = {}
         size = path.stat().st_size
-        run: list[tuple[int, int]] = []
-        """Channel and time of top-level messages that follow each other in order of time."""
-        run_at, whole, offset = 0, False, 0
         with path.open("rb") as file:
             if file.read(len(MCAP)) != MCAP:
                 raise ValueError("its first bytes are not those of an MCAP file")
-            reader = StreamReader(file, skip_magic=True, emit_chunks=True, record_size_limit=size)
-            records = reader.records
-            try:
-                while not whole:
-                    offset = file.tell()
-                    record = next(records)
-                    if isinstance(record, mcap_records.Message):
-                        if run and (record.log_time < run[-1][1] or len(run) >= _RUN):
-                            self._add_run(run_at, run)
-                            run = []
-                        run_at = run_at if run else offset
-                        run.append((record.channel_id, record.log_time))
-                    elif isinstance(record, mcap_records.Chunk):
-                        self._add_chunk(offset, record)
-                    else:
-                        self._take(record)
-                    whole = isinstance(record, (mcap_records.DataEnd, mcap_records.Footer))
-            except (StopIteration, *_MCAP_ENDS):
-                self._add_run(run_at, run)
-                self._add_cut_off(offset, size)
-            else:
-                self._add_run(run_at, run)
+            places = self._index(file)
+            offset: int | None = len(MCAP)
+            while offset is not None:
+                file.seek(offset)
+                end = self._scan(file, size)
+                offset = None if end is None else self._resume(end, places)
+                if end is not None and offset is None:
+                    self._add_cut_off(end, size)
+        self._count_unknown()
+
+    def _index(self, file: BinaryIO) -> list[int]:
+        """Where chunks begin, by the summary at the file's end, whose channels are taken: the chunk that has them may be damaged. Empty
+        where the file has none that can be read."""
+        try:
+            file.seek(0)
+            summary = SeekingReader(file).get_summary()
+        except Exception:  # of a damaged file it may be anything: mcap unpacks without a look
+            return []
+        if summary is None:
+            return []
+        for schema in summary.schemas.values():
+            self._take(schema)
+        for channel in summary.channels.values():
+            if channel.schema_id in self._schemas:
+                self._take(channel)
+        return sorted(index.chunk_start_offset for index in summary.chunk_indexes)
+
+    def _scan(self, file: BinaryIO, size: int) -> int | None:
+        """From where the file is to its end; the byte at which a record cannot be read, None where all can."""
+        run: list[tuple[int, int]] = []
+        """Channel and time of top-level messages that follow each other in order of time."""
+        run_at, offset = 0, file.tell()
+        try:
+            for record in StreamReader(file, skip_magic=True, emit_chunks=True, record_size_limit=size).records:
+                if isinstance(record, mcap_records.Message):
+                    if run and (record.log_time < run[-1][1] or len(run) >= _RUN):
+                        self._add_run(run_at, run)
+                        run = []
+                    run_at = run_at if run else offset
+                    run.append((record.channel_id, record.log_time))
+                elif isinstance(record, mcap_records.Chunk):
+                    self._add_chunk(offset, record)
+                elif isinstance(record, (mcap_records.DataEnd, mcap_records.Footer)):
+                    return None
+                else:
+                    self._take(record)
+                offset = file.tell()
+        except _MCAP_ENDS:
+            pass
+        finally:
+            self._add_run(run_at, run)
+        return offset
 
     def _take(self, record: Any) -> None:
         """A record that is no message and no chunk."""
@@ -227,30 +269,57 @@ class ScannedRosbag1(_Scanned):
         size = path.stat().st_size
         with path.open("rb") as file:
             file.readline()
-            offset = file.tell()
-            try:
-                while offset < size:
+            begin = file.tell()
+            places = self._index(file)
+            file.seek(begin)
+            offset: int | None = begin
+            while offset is not None and offset < size:
+                try:
+                    self._scan(file, offset)
                     offset = file.tell()
-                    header = Header.read(file)
-                    kind = header.get_uint8("op")
-                    length = read_uint32(file)
-                    if kind != RecordType.CHUNK:
-                        content = read_bytes(file, length)
-                        if kind == RecordType.CONNECTION:
-                            self._connect(header, content)
-                        continue
-                    compression = header.get_string("compression")
-                    content = file.read(length)
-                    cut_off = len(content) < length
-                    content = unpacked(compression, content) if cut_off else decompressors[compression](content)
-                    self._add([(key, time) for key, time, _ in self._records(content)], partial(self._read_chunk, offset))
-                    if cut_off:
-                        raise EOFError
-            except _ROS1_ENDS:
-                if offset < size:
-                    self.warnings.append(f"{path.name}: cut off or damaged from byte {offset} of {size} on")
-                    return
-        self.warnings.append(f"{path.name}: it has no index")
+                except _ROS1_ENDS:
+                    end, offset = offset, self._resume(offset, places)
+                    if offset is None:
+                        self.warnings.append(f"{path.name}: cut off or damaged from byte {end} of {size} on")
+                    else:
+                        file.seek(offset)
+        self._count_unknown()
+        if not places and not self.warnings:
+            self.warnings.append(f"{path.name}: it has no index")
+
+    def _index(self, file: BinaryIO) -> list[int]:
+        """Where chunks begin, by the index at the file's end, whose connections are taken: the chunk that has them may be damaged. Empty
+        where the file has none that can be read."""
+        found: list[int] = []
+        try:
+            file.seek(Header.read(file, RecordType.BAGHEADER).get_uint64("index_pos"))
+            while True:
+                header = Header.read(file)
+                kind, content = header.get_uint8("op"), read_bytes(file, read_uint32(file))
+                if kind == RecordType.CONNECTION:
+                    self._connect(header, content)
+                elif kind == RecordType.CHUNK_INFO:
+                    found.append(header.get_uint64("chunk_pos"))
+        except _ROS1_ENDS:
+            return sorted(found)
+
+    def _scan(self, file: BinaryIO, offset: int) -> None:
+        """The record at this byte, where the file is."""
+        header = Header.read(file)
+        kind, length = header.get_uint8("op"), read_uint32(file)
+        if kind != RecordType.CHUNK:
+            content = read_bytes(file, length)
+            if kind == RecordType.CONNECTION:
+                self._connect(header, content)
+            return
+        compression, packed = header.get_string("compression"), file.read(length)
+        content = unpacked(compression, packed)
+        found, whole = self._records(content)
+        self._add([(key, time) for key, time, _ in found], partial(self._read_chunk, offset))
+        if len(packed) < length:
+            raise EOFError
+        if not whole or len(content) != header.get_uint32("size"):
+            self.warnings.append(f"{self.path.name}: a chunk at byte {offset} is damaged: {len(found)} messages of it are read")
 
     def _connect(self, header: Header, content: bytes) -> None:
         # The fields of a connection are written like those of a header.
@@ -259,8 +328,8 @@ class ScannedRosbag1(_Scanned):
         topic = normalize(header.get_string("topic"))
         self._know(header.get_uint32("conn"), Channel(topic, normalize_msgtype(fields.get_string("type")), definition, "ros1"))
 
-    def _records(self, content: bytes) -> list[tuple[int, int, bytes]]:
-        """Connection, time and bytes of the messages in a chunk, as far as they are whole."""
+    def _records(self, content: bytes) -> tuple[list[tuple[int, int, bytes]], bool]:
+        """Connection, time and bytes of the messages in a chunk, as far as they are whole; whether all are."""
         source, found = BytesIO(content), []
         try:
             while source.tell() < len(content):
@@ -272,15 +341,15 @@ class ScannedRosbag1(_Scanned):
                 elif kind == RecordType.MSGDATA:
                     found.append((header.get_uint32("conn"), header.get_time("time"), data))
         except _ROS1_ENDS:
-            pass
-        return found
+            return found, False
+        return found, True
 
     def _read_chunk(self, offset: int) -> list[tuple[int, int, bytes]]:
         with self.path.open("rb") as file:
             file.seek(offset)
             header = Header.read(file)
             content = unpacked(header.get_string("compression"), file.read(read_uint32(file)))
-        return sorted(self._records(content), key=lambda record: record[1])
+        return sorted(self._records(content)[0], key=lambda record: record[1])
 
 
 class _WholePages(apsw.VFSFile):

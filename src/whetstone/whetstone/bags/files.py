@@ -104,7 +104,10 @@ def kind_of(path: Path) -> bytes | None:
 
 
 def _of_folder(folder: Path) -> Files:
-    there = sorted((path for path in folder.iterdir() if path.is_file() and is_bag_name(path.name)), key=_natural)
+    # A file and what `ros2 bag play` unpacked beside it are one: the file itself.
+    bags = sorted((path for path in folder.iterdir() if path.is_file() and is_bag_name(path.name)), key=_natural)
+    by_name = {_plain(path.name): path for path in bags}
+    there = list(by_name.values())
     information = folder / METADATA
     if not information.exists():
         if not there:
@@ -119,6 +122,7 @@ def _of_folder(folder: Path) -> Files:
     try:
         data = yaml.safe_load(information.read_text(encoding="utf-8"))[_INFORMATION]
         named = [folder / Path(name).name for name in data["relative_file_paths"]]
+        named = [path if path.is_file() else by_name.get(_plain(path.name), path) for path in named]
         custom = data.get("custom_data") or {}
         files = Files([], {str(key): str(value) for key, value in custom.items()}, int(data["duration"]["nanoseconds"]))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,7 +133,8 @@ def _of_folder(folder: Path) -> Files:
     files.paths = [path for path in named if path.is_file()]
     files.warnings += [f"file {path.name} is missing" for path in named if not path.is_file()]
     stems = stems_of(named)
-    later = [path for path in there if path not in named and _stem(path.name) in stems]
+    known = {_plain(path.name) for path in named}
+    later = [path for name, path in by_name.items() if name not in known and _stem(name) in stems]
     if later:
         files.warnings.append(f"{METADATA} does not name {', '.join(path.name for path in later)}: read all the same")
         files.paths = sorted([*files.paths, *later], key=_natural)
@@ -142,9 +147,14 @@ def _of_folder(folder: Path) -> Files:
 
 def is_bag_name(name: str) -> bool:
     """Whether a file of a bag may be called so."""
+    return _plain(name).endswith(_SUFFIXES)
+
+
+def _plain(name: str) -> str:
+    """bag_0.db3 for bag_0.db3.zstd"""
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
-    return name.endswith(_SUFFIXES)
+    return name
 
 
 def stems_of(paths: Iterable[Path]) -> set[str]:
@@ -196,9 +206,11 @@ def _decompress(path: Path, folder: Path) -> Path:
         with path.open("rb") as packed, target.open("wb") as out:
             decompressor = zstd.ZstdDecompressor()
             while block := packed.read(1 << 20):
-                if decompressor.eof:
-                    decompressor = zstd.ZstdDecompressor()
-                out.write(decompressor.decompress(block))
+                while block:
+                    if decompressor.eof:  # one frame after another: parallel compressors write many
+                        decompressor = zstd.ZstdDecompressor()
+                    out.write(decompressor.decompress(block))
+                    block = decompressor.unused_data if decompressor.eof else b""
     except zstd.ZstdError:
         pass  # what came before it is read as far as it goes
     except OSError as error:

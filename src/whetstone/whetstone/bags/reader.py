@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Bag:
         files = find_files(self.path)
         self.metadata = dict(files.metadata)
         self.warnings: list[str] = [f"{self.path}: {warning}" for warning in files.warnings]
+        self._undone: set[str] = set()
         self._scratch: Path | None = None
         self._files: list[Storage] = []
         for path in files.paths:
@@ -125,31 +127,40 @@ class Bag:
             if storage.start is not None and storage.end is not None and storage.start < end and storage.end >= start
         ]
         for channel, time, data in in_order(segments):
-            if data[:4] == ZSTD:  # compressed one by one; CDR never begins like that
-                data = zstd.decompress(data)
+            if channel.encoding == "cdr" and data[:4] == ZSTD:  # compressed one by one; CDR never begins like that
+                try:
+                    data = zstd.decompress(data)
+                except zstd.ZstdError:
+                    self._warn_of(channel.topic, (time - self.start) / 1e9)
+                    continue
             yield Message(channel, time, bytes(data), self.types)
 
     def _records(self, storage: Storage, channels: Collection[Channel], start: int, end: int) -> Iterator[Record]:
         """Of one file. Where its index leads into damage, the rest is read without it."""
-        at, given = start, []
+        # The time of the newest message, and which of that time were given.
+        at, given = start, Counter[tuple[str, str, int, int]]()
         try:
             for record in storage.messages(channels, start, end):
-                at, given = (at, [*given, record]) if record[1] == at else (record[1], [record])
+                if record[1] != at:
+                    at = record[1]
+                    given.clear()
+                given[_mark(record)] += 1
                 yield record
             return
         except READ_ERRORS as error:
             said = " ".join(str(error).split()) or type(error).__name__
+        where = f"damaged after {max(at - self.start, 0) / 1e9:.1f} s"
         if hasattr(storage, "stretches"):
-            self._warn(f"{storage.path.name}: damaged after {(at - self.start) / 1e9:.1f} s: {said}")
+            self._warn(f"{storage.path.name}: {where}: {said}")
             return
         scanned = scan_file(storage.path)
-        self._warn(f"damaged after {(at - self.start) / 1e9:.1f} s ({said}): {'; '.join(scanned.warnings) or storage.path.name}")
+        self._warn(f"{where} ({said}): {'; '.join(scanned.warnings) or storage.path.name}")
         same = {(one.topic, one.type): one for one in channels}
-        before = [(record[0].topic, bytes(record[2])) for record in given]
         wanted = [one for one in scanned.counts if (one.topic, one.type) in same]
         for channel, time, data in scanned.messages(wanted, at, end):
-            if time == at and (channel.topic, data) in before:
-                before.remove((channel.topic, data))
+            mark = _mark((channel, time, data)) if time == at else None
+            if mark is not None and given[mark]:
+                given[mark] -= 1
                 continue
             yield same[channel.topic, channel.type], time, data
 
@@ -157,6 +168,12 @@ class Bag:
         line = f"{self.path}: {text}"
         if line not in self.warnings:
             self.warnings.append(line)
+
+    def _warn_of(self, topic: str, seconds: float) -> None:
+        """A message could not be decompressed; a line for each topic."""
+        if topic not in self._undone:
+            self._undone.add(topic)
+            self._warn(f"{topic}: messages that cannot be decompressed are left out, the first after {seconds:.1f} s")
 
     def _unpacked(self) -> Path:
         """A folder for what must be decompressed before it can be read; it goes when the bag is closed."""
@@ -172,6 +189,12 @@ class Bag:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _mark(record: Record) -> tuple[str, str, int, int]:
+    """What tells messages of one time apart, without keeping them."""
+    channel, _, data = record
+    return channel.topic, channel.type, len(data), hash(bytes(data[:256]))
 
 
 def open_bag(path: str | os.PathLike[str], definitions: str | os.PathLike[str] | None = None) -> Bag:

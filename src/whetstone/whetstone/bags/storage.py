@@ -21,6 +21,8 @@ Record = tuple[Channel, int, bytes]
 """Channel, log time (ns), bytes."""
 MCAP, SQLITE, ROS1, ZSTD = b"\x89MCAP0\r\n", b"SQLite format 3\0", b"#ROSBAG V", b"\x28\xb5\x2f\xfd"
 """How files of each kind begin."""
+_NO_SCHEMA = "__schemaless__"
+"""rosbags' word for the type of a channel whose schema is not in the summary."""
 _ENCODINGS: dict[str, Encoding] = {"cdr": "cdr", "ros1": "ros1"}
 
 
@@ -50,13 +52,13 @@ class Segment(NamedTuple):
 
 
 def in_order(segments: Iterable[Segment]) -> Iterator[Record]:
-    """The messages of all segments by time. A segment is opened when its time has come and forgotten when it is over, so that only those
-    that overlap are in memory."""
-    waiting = sorted(segments, key=lambda segment: segment.start, reverse=True)
+    """The messages of all segments by time, those of one time in the segments' order. A segment is opened when its time has come and
+    forgotten when it is over, so that only those that overlap are in memory."""
+    waiting = sorted(segments, key=lambda segment: segment.start)[::-1]
     heap: list[tuple[int, int, Record, Iterator[Record]]] = []
     opened = 0
     while waiting or heap:
-        while waiting and (not heap or waiting[-1].start <= heap[0][0]):
+        while waiting and (not heap or waiting[-1].start < heap[0][0]):
             iterator = iter(waiting.pop().read())
             opened += 1
             first = next(iterator, None)
@@ -79,21 +81,53 @@ class WholeFile:
     def __init__(self, path: Path, kind: bytes) -> None:
         self.path = path
         self._reader: Any = {MCAP: McapReader, SQLITE: Sqlite3Reader, ROS1: Rosbag1Reader}[kind](path)
-        self._reader.open()
         self._channels: dict[int, Channel] = {}
         self._connections: dict[Channel, Any] = {}
         self.counts, self.warnings = {}, []
         self.metadata: dict[str, str] = {}
+        self._reader.open()
+        try:
+            self._learn(kind)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def _learn(self, kind: bytes) -> None:
         for connection in self._reader.connections:
             encoding = "ros1" if kind == ROS1 else getattr(connection.ext, "serialization_format", "")
             channel = Channel(connection.topic, connection.msgtype, connection.msgdef, _ENCODINGS.get(encoding, "other"))
             self._channels[connection.id] = channel
             self._connections[channel] = connection
             self.counts[channel] = connection.msgcount
+        if kind == MCAP:
+            self._check_index_of_mcap()
+        elif kind == ROS1:
+            self._check_index_of_ros1()
         times = self._reader if kind == ROS1 else self._reader.metadata
         some = any(self.counts.values())
         self.start: int | None = times.start_time if some else None
         self.end: int | None = times.end_time - 1 if some else None
+
+    def _check_index_of_mcap(self) -> None:
+        """rosbags finds messages by the message indexes of the chunks alone, and types in the summary. A writer may leave out either."""
+        chunks = self._reader.chunks
+        indexed = sum(sum(chunk.channel_count.values()) for chunk in chunks)
+        named = all(channel.type != _NO_SCHEMA for channel in self.counts)
+        counted = indexed == self._reader.metadata.message_count == sum(self.counts.values()) and all(one.channel_count for one in chunks)
+        if not (counted and named):
+            raise ValueError("its index does not have all of its messages")
+
+    def _check_index_of_ros1(self) -> None:
+        """It has no checksum, and a message whose entry is damaged would not be found where it belongs."""
+        chunks = {chunk.pos: chunk for chunk in self._reader.chunk_infos}
+        indexed = sum(map(len, self._reader.indexes.values()))
+        within = all(
+            chunks[entry.chunk_pos].start_time <= entry.time < chunks[entry.chunk_pos].end_time
+            for index in self._reader.indexes.values()
+            for entry in index
+        )
+        if not within or indexed != sum(sum(chunk.connection_counts.values()) for chunk in chunks.values()):
+            raise ValueError("its index is damaged")
 
     def messages(self, channels: Collection[Channel], start: int, end: int) -> Iterator[Record]:
         connections = [self._connections[channel] for channel in channels if channel in self._connections]
