@@ -76,6 +76,32 @@ def test_yuv(encoding: str, order: str) -> None:
     np.testing.assert_allclose(out, np.broadcast_to([255, 151, 134], (4, 6, 3)), atol=1)
 
 
+REFERENCE = {
+    **{f"bayer_{order}8": getattr(cv2, f"COLOR_Bayer{order.upper()}2RGB") for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **dict.fromkeys(("yuv422", "uyvy"), cv2.COLOR_YUV2RGB_UYVY),
+    **dict.fromkeys(("yuv422_yuy2", "yuyv"), cv2.COLOR_YUV2RGB_YUYV),
+}
+
+
+@pytest.mark.parametrize("encoding", REFERENCE)
+def test_converted_encodings_are_opencv_s(encoding: str) -> None:
+    """Of noise, of odd sizes where the encoding allows them."""
+    size = (7, 9, 1) if "bayer" in encoding else (7, 10, 2)
+    rows = np.random.default_rng(3).integers(0, 256, size, np.uint8)
+    expected = cv2.cvtColor(rows, REFERENCE[encoding])
+    np.testing.assert_array_equal(images.to_array(message(rows, encoding, 3), "front"), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (3, 3), (2, 7), (5, 2)])
+@pytest.mark.parametrize("encoding", images.SUPPORTED)
+def test_every_encoding_of_any_size_is_a_picture_or_a_line(encoding: str, size: tuple[int, int]) -> None:
+    rows = np.zeros((*size, images._PIXEL[encoding]), np.uint8)
+    try:
+        assert images.to_array(message(rows, encoding, 3), "front").shape == (*size, 3)
+    except InputError as error:
+        assert "must be even" in str(error) and size[1] % 2
+
+
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("padding", [0, 3])
 @pytest.mark.parametrize("order", ["rggb", "bggr", "gbrg", "grbg"])
@@ -101,8 +127,8 @@ def test_bayer_of_16_bits(order: str, padding: int, big: bool) -> None:
         ("bgra16", [[[257, 514, 771, 9]]], [[[3, 2, 1]]]),
         # mm: unknown, 9 mm, 1 cm, 1 m, 2.549 m, 2.55 m, far
         ("16UC1", [[0, 9, 10, 1000, 2549, 2550, 65535]], [[[v] * 3 for v in (0, 0, 1, 100, 254, 255, 255)]]),
-        # m: unknown, too near, too far, below zero, 0.5 m, 3 m
-        ("32FC1", [[np.nan, -np.inf, np.inf, -1.0, 0.5, 3.0]], [[[v] * 3 for v in (0, 0, 255, 0, 50, 255)]]),
+        # m: unknown, too near, too far, below zero, 0.5 m, 3 m, more than a float holds in cm
+        ("32FC1", [[np.nan, -np.inf, np.inf, -1.0, 0.5, 3.0, 3e38]], [[[v] * 3 for v in (0, 0, 255, 0, 50, 255, 255)]]),
     ],
 )
 def test_wide_encodings(encoding: str, values: list, expected: list, big: int) -> None:
@@ -135,6 +161,7 @@ def test_the_two_converters_agree() -> None:
         ({"height": 7}, "must hold 168 bytes, not 144"),
         ({"height": 5}, "must hold 120 bytes, not 144"),
         ({"data": b""}, "must hold 144 bytes, not 0"),
+        ({"encoding": "yuyv", "width": 7}, "7x6 yuyv: two pixels share their colour, so the width must be even"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict, words: str) -> None:

@@ -39,15 +39,13 @@ _WIDE: dict[str, tuple[int, tuple[int, int, int]]] = {
 }
 # encoding -> numpy's type, levels (cm) per unit
 _DEPTH: dict[str, tuple[str, float]] = {"16UC1": ("u2", 0.1), "32FC1": ("f4", 100.0)}
+_YUV = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv")
 _ORDERS = ("rggb", "bggr", "gbrg", "grbg")
 # encoding -> bytes per pixel: left to the conversion library
 _CONVERTED = {
     **{f"bayer_{order}8": 1 for order in _ORDERS},
     **{f"bayer_{order}16": 2 for order in _ORDERS},
-    "yuv422": 2,
-    "uyvy": 2,
-    "yuv422_yuy2": 2,
-    "yuyv": 2,
+    **dict.fromkeys(_YUV, 2),
 }
 _PIXEL = {
     **{encoding: pixel for encoding, (pixel, _) in (*_DIRECT.items(), *_WIDE.items())},
@@ -129,6 +127,8 @@ def _from_image(message: Any) -> np.ndarray:
         raise InputError(f"image size {width}x{height} is not usable")
     if step < width * pixel:
         raise InputError(f"image {width}x{height} {encoding}: step {step} is less than a row of {width * pixel} bytes")
+    if encoding in _YUV and width % 2:
+        raise InputError(f"image {width}x{height} {encoding}: two pixels share their colour, so the width must be even")
     data = np.frombuffer(message.data, np.uint8)
     # The last row may come without its padding.
     if data.size < step * (height - 1) + width * pixel or data.size > step * height:
@@ -163,7 +163,8 @@ def _depth(values: np.ndarray, levels: float) -> np.ndarray:
     """(height, width, 3) grey of (height, width) depths; levels: per unit. REP 118: 0, NaN unknown, +Inf too far, -Inf too near."""
     if values.dtype.kind == "f":
         values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=np.inf, neginf=0.0)
-    grey = np.clip(values.astype(np.float32) * np.float32(levels), 0, 255).astype(np.uint8)
+    with np.errstate(over="ignore"):  # as far away as a float can say is white
+        grey = np.clip(values.astype(np.float32) * np.float32(levels), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
