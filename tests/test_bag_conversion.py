@@ -23,6 +23,7 @@ from whetstone_samples import picture as smooth
 from learner_node.durable import DurableRecorder
 from learner_node.hearing import Hearing
 from robot_bringup.cli import main
+from whetstone.bags import sampling
 from whetstone.bags.reader import open_bag
 from whetstone.cdr import stamp_of_raw
 from whetstone.contracts import REWARD_VALUES, Rollout
@@ -330,6 +331,30 @@ def test_a_camera_that_falls_silent_is_said(robot: str, tmp_path: Path, capsys: 
     assert "/wrist_cam/image_raw: at 15 of 39 steps its newest message was older than 0.3 s" in capsys.readouterr().out
 
 
+def test_a_stream_that_begins_late_does_not_keep_all_images_of_before(robot: str, tmp_path: Path, monkeypatch: Any) -> None:
+    messages = [one for one in told(steps=50) if "joint" not in one[0] or one[1] > START + 35 * STEP]
+    most, add = [0], sampling._Held.add
+
+    def counted(self: Any, stamp: int, item: Any) -> None:
+        add(self, stamp, item)
+        most[0] = max(most[0], len(self._items))
+
+    monkeypatch.setattr(sampling._Held, "add", counted)
+    assert convert(write_mcap(tmp_path / "late.mcap", messages), tmp_path / "store", robot) == 0
+    rollout = RolloutStore(tmp_path / "store").read("bag-late")
+    assert len(rollout.steps["stamps"]) == 14 and 20 <= most[0] <= 23, "of a camera at 20 Hz a second is kept"
+    step = round((int(rollout.stamps[0]) - START) / STEP)
+    np.testing.assert_array_equal(rollout.images["front"][0], picture(step, SIZE, SIZE))
+
+
+def test_a_folder_is_called_by_its_whole_name(robot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("run.1", "run.2"):
+        write_rosbag2(tmp_path / name, told())
+        monkeypatch.chdir(tmp_path / name)
+        assert convert(".", tmp_path / "store", robot, "instruction:=go", "frames:=decisions") == 0
+    assert RolloutStore(tmp_path / "store").list() == ["bag-run.1", "bag-run.2"]
+
+
 BAD: dict[str, tuple[Callable[[list], list], str]] = {
     "no joint states": (lambda all: [one for one in all if "joint" not in one[0]], "no joint states, without which there is no episode"),
     "no images": (lambda all: [one for one in all if "cam" not in one[0]], "the bag has no images"),
@@ -374,6 +399,7 @@ def test_words_that_are_no_arguments(store: RolloutStore, robot: str, tmp_path: 
         ([bag, tmp_path / "to", robot, "as:=bags"], "are bags already"),
         ([bag, tmp_path / "to", robot, "as:=zarr"], "unknown value of as 'zarr'"),
         ([bag, tmp_path / "to", robot, "start:=soon"], "argument start:=soon is not a number of seconds"),
+        ([bag, tmp_path / "to", robot, "end:=inf"], "argument end:=inf is not a number of seconds"),
         ([bag, tmp_path / "to", robot, "cameras:=front"], "is not of the form ours=theirs"),
         ([bag, tmp_path / "to", robot, "cameras:=front=/scene_cam/image"], "unknown topic '/scene_cam/image'; did you mean '/scene_cam/im"),
         ([bag, tmp_path / "to", robot, "joint_states:=/joints"], "unknown topic '/joints'; did you mean '/joint_states'?"),

@@ -234,6 +234,9 @@ def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(t
     """Written by rosbags, other topic names, bgr8, stamps on one camera only, no episode: a mapping file and an instruction stand in."""
     bag, count = tmp_path / "theirs", 21
     write_theirs(bag, count)
+    other = tmp_path / "other" / "theirs"
+    other.parent.mkdir()
+    write_theirs(other, 5)
     mapping = {"cameras": {"front": "/static/image", "wrist": "/hand/image"}, "joint_states": "/states"}
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(mapping))
     graph = Graph(tmp_path, domain)
@@ -245,14 +248,18 @@ def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(t
         graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in)
         whetstone(
             graph.environment,
-            *("replay", str(bag), f"robot:={ROBOT}", "to:=reward,policy", f"mapping:={tmp_path / 'theirs.yaml'}", "instruction:=do it"),
-            *(f"rewards:={tmp_path / 'rewards.jsonl'}", f"domain_id:={domain}"),
+            *("replay", str(bag), str(other), f"robot:={ROBOT}", "to:=reward,policy", "instruction:=do it"),
+            *(f"mapping:={tmp_path / 'theirs.yaml'}", f"rewards:={tmp_path / 'rewards.jsonl'}", f"domain_id:={domain}"),
         )
         stamps = [THEIR_START + index * PERIOD for index in range(count)]
         graph.until(lambda: len({to_ns(one.header.stamp) for one in commands}) >= count)
         assert sorted({to_ns(one.header.stamp) for one in commands}) == stamps
         lines = [json.loads(line) for line in (tmp_path / "rewards.jsonl").read_text().splitlines()]
-        assert [line["stamp"] for line in lines] == stamps[::4] and {line["episode_id"] for line in lines} == {"theirs"}
+        assert [(line["bag"], line["stamp"]) for line in lines] == [
+            *((str(bag), stamp) for stamp in stamps[::4]),
+            *((str(other), stamp) for stamp in stamps[:5:4]),
+        ]
+        assert {line["bag"]: line["episode_id"] for line in lines} == {str(bag): "theirs", str(other): "theirs-2"}
         assert all(line["valid"] for line in lines)
     finally:
         graph.close()
@@ -276,3 +283,21 @@ def test_a_bag_s_images_become_what_our_nodes_take(tmp_path) -> None:
         np.testing.assert_array_equal(front.image, their_image(index, 0)[..., ::-1])
         np.testing.assert_array_equal(wrist.image, their_image(index, 1)[..., ::-1])
         assert stamp_of_raw(joints) == wrist.stamp == step.stamp, "what has no stamp gets the time at which it was recorded"
+
+
+def test_a_camera_without_messages_is_named_and_so_is_the_episode_after_its_bag(tmp_path) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    write_theirs(tmp_path / "run.1", 3)
+    with Writer(tmp_path / "run.2", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.add_connection("/static/image", "sensor_msgs/msg/Image", typestore=store)
+        states = writer.add_connection("/states", "sensor_msgs/msg/JointState", typestore=store)
+        types, none = store.types, np.zeros(0)
+        header = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](1, 0), "")
+        joints = types["sensor_msgs/msg/JointState"](header, ["a"], np.zeros(1), none, none)
+        writer.write(states, 1, store.serialize_cdr(joints, "sensor_msgs/msg/JointState"))
+    profile = load_profile(ROBOT)
+    mapping = Mapping(cameras={"front": "/static/image"}, joint_states="/states")
+    with open_bag(tmp_path / "run.1") as bag:
+        assert Script(bag, find_roles(bag, profile, mapping, ["front"]), profile, "do it").spoken.episode_id == "run.1"
+    with open_bag(tmp_path / "run.2") as bag, pytest.raises(InputError, match=r"run.2: topic '/static/image' has no messages"):
+        Script(bag, find_roles(bag, profile, mapping, ["front"]), profile, "do it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
@@ -28,6 +29,17 @@ def integer(values: dict[str, str], key: str) -> int:
         return int(values[key])
     except ValueError:
         raise ConfigError(f"argument {key}:={values[key]} is not an integer") from None
+
+
+def seconds(values: Mapping[str, str], key: str) -> float | None:
+    """The value of a key that wants seconds; empty: None. Raises ConfigError naming it."""
+    try:
+        found = float(values[key]) if values[key] else None
+        if found is not None and not math.isfinite(found * 1e9):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"argument {key}:={values[key]} is not a number of seconds") from None
+    return found
 
 
 def boolean(values: dict[str, str], key: str) -> bool:

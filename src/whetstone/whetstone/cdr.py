@@ -1,6 +1,6 @@
 """What can be read from a serialised message without its definition.
 
-Role: the stamp and the episode's id at the front, so that whoever forwards or sorts raw messages need not decode them.
+Role: the stamp and the episode's id at the front, read or set, so that whoever forwards or sorts raw messages need not decode them.
 Does not depend on rclpy.
 """
 
@@ -23,6 +23,12 @@ def stamp_of_raw(data: bytes) -> int:
         raise InputError(f"{len(data)} bytes are not a serialised message with a header")
     sec, nanosec = _STAMP[data[1]].unpack_from(data, 4)
     return sec * 1_000_000_000 + nanosec
+
+
+def with_stamp(data: bytes, stamp: int) -> bytes:
+    """A serialised message of which `stamp_of_raw` can be had, with this stamp (ns) instead of its own."""
+    said = _STAMP[data[1]].pack(stamp // 1_000_000_000, stamp % 1_000_000_000)
+    return data if data[4:12] == said else data[:4] + said + data[12:]
 
 
 def episode_id_of_raw(data: bytes) -> str:

@@ -19,8 +19,8 @@ from rich.console import Console
 
 from robot_bringup import episodes
 from robot_bringup.bags.hearing import LOCKSTEP, SOURCE, hear
-from whetstone.arguments import integer, named, one_of
-from whetstone.bags.files import find_files, is_bag_name, stems_of
+from whetstone.arguments import integer, named, one_of, seconds
+from whetstone.bags.files import bag_name, find_files, is_bag_name, stems_of
 from whetstone.bags.mapping import Mapping, load_mapping
 from whetstone.bags.reader import Bag, open_bag
 from whetstone.bags.roles import find_roles, instruction_of
@@ -175,7 +175,7 @@ def _one_bag(path: Path, store: RolloutStore, values: dict[str, str], done: Conv
     mapping = load_mapping(values["mapping"]) if values["mapping"] else Mapping()
     with open_bag(path, values["definitions"] or mapping.definitions or None) as bag:
         profile = _profile_of(bag, values["robot"])
-        start, end = (_seconds(values, name) for name in ("start", "end"))
+        start, end = (seconds(values, name) for name in ("start", "end"))
         roles = find_roles(
             bag, profile, mapping, _cameras_of(bag, profile, values), named(values, "cameras"), values["joint_states"], values["namespace"]
         )  # fmt: skip
@@ -186,7 +186,7 @@ def _one_bag(path: Path, store: RolloutStore, values: dict[str, str], done: Conv
             done.left_out |= heard.left_out
             used = {*roles.cameras.values(), roles.joint_states, *(topic for role, topic in roles.own.items() if role != "truth")}
         else:
-            name = f"{values['prefix']}-{re.sub(r'[^A-Za-z0-9._-]+', '-', path.stem)}"
+            name = f"{values['prefix']}-{re.sub(r'[^A-Za-z0-9._-]+', '-', bag_name(path))}"
             if name in store.list():
                 raise InputError(f"episode '{name}' is in {store.root} already: name another folder, or another prefix:=")
             options = SamplingOptions(
@@ -238,13 +238,6 @@ def _profile_of(bag: Bag, robot: str) -> RobotProfile:
     if not name:
         raise ConfigError(f"{bag.path}: the bag does not say whose joints these are: robot:=NAME")
     return load_profile(name)
-
-
-def _seconds(values: dict[str, str], name: str) -> float | None:
-    try:
-        return float(values[name]) if values[name] else None
-    except ValueError:
-        raise ConfigError(f"argument {name}:={values[name]} is not a number of seconds") from None
 
 
 def episodes_to_bags(source: Path, target: Path, given: dict[str, str]) -> Converted:

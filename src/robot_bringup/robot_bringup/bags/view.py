@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from whetstone.arguments import parse_arguments
+from whetstone.arguments import parse_arguments, seconds
 from whetstone.bags.mapping import load_mapping
 from whetstone.bags.messages import Message
 from whetstone.bags.reader import Bag, open_bag
@@ -76,10 +76,8 @@ def _rerun() -> Any:
 
 
 def _time(bag: Bag, values: dict[str, str], name: str) -> int | None:
-    try:
-        return bag.start + round(float(values[name]) * 1e9) if values[name] else None
-    except ValueError:
-        raise ConfigError(f"argument {name}:={values[name]} is not a number of seconds") from None
+    found = seconds(values, name)
+    return None if found is None else bag.start + round(found * 1e9)
 
 
 def _shown(bag: Bag) -> list[str]:

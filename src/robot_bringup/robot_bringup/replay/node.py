@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class ReplayNode(WhetstoneNode[Parameters]):
         self._profile = profile = load_profile(p.robot)
         self._heard = threading.Condition()
         self._answers: dict[str, set[int]] = {who: set() for who in p.to}
-        self._rewards: dict[tuple[str, int], Reward] = {}
+        self._rewards: dict[int, Reward] = {}  # of the episode that is said, by stamp
+        self._said: set[str] = set()  # names of episodes
         self._seen: dict[str, int] = {}  # frames of each camera that the reward node has taken, by its own word
         self._file = None
         if p.rewards:
@@ -125,10 +126,10 @@ class ReplayNode(WhetstoneNode[Parameters]):
     def _on_reward(self, message: Reward) -> None:
         stamp = to_ns(message.header.stamp)
         with self._heard:
-            if (message.episode_id, stamp) not in self._rewards:
-                self._rewards[message.episode_id, stamp] = message
-                self.counters["rewards"] += 1
             if message.episode_id == self._running:
+                if stamp not in self._rewards:
+                    self._rewards[stamp] = message
+                    self.counters["rewards"] += 1
                 self._answers["reward"].add(stamp)
             self._heard.notify_all()
 
@@ -213,8 +214,9 @@ class ReplayNode(WhetstoneNode[Parameters]):
             roles = find_roles(bag, self._profile, mapping)
             script = Script(bag, roles, self._profile, p.instruction, p.resize)
             before, sent = dict(self._seen), dict.fromkeys(self._parts, 0)
-            spoken, began, first, stamp = script.spoken, time.monotonic(), None, script.spoken.start
-            self._running = spoken.episode_id
+            spoken, began, first, stamp = self._named_anew(script.spoken), time.monotonic(), None, script.spoken.start
+            with self._heard:
+                self._running, self._rewards = spoken.episode_id, {}
             self._say(spoken, Episode.PHASE_RESETTING, stamp)
             self._say(spoken, Episode.PHASE_RUNNING, stamp)
             for step in script.steps():
@@ -224,13 +226,20 @@ class ReplayNode(WhetstoneNode[Parameters]):
                 self._step(step, script, sent)
             self._say(spoken, Episode.PHASE_ENDED, stamp)
             self.counters["episodes"] += 1
-            self._write(spoken)
+            self._write(path)
             for warning in bag.warnings:
                 self.get_logger().warning(warning)
             if script.late:
                 self.get_logger().warning(f"{path}: {script.late} messages came too late to be in order, and were left out")
         if not last and "reward" in p.to and not self._until(lambda: self._taken(before, sent), p.deadline):
             raise PeerError(f"the reward node did not take all frames of {path} within {p.deadline:g} s")
+
+    def _named_anew(self, spoken: Spoken) -> Spoken:
+        """With a number where another bag's episode had its name: its frames would be taken for that one's, said again."""
+        names = (spoken.episode_id, *(f"{spoken.episode_id}-{count}" for count in range(2, len(self.parameters.bags) + 1)))
+        name = next(name for name in names if name not in self._said)
+        self._said.add(name)
+        return replace(spoken, episode_id=name)
 
     def _taken(self, before: dict[str, int], sent: dict[str, int]) -> bool:
         """Whether nothing is on its way to the reward node: the next episode's stamps may be the same ones."""
@@ -286,16 +295,14 @@ class ReplayNode(WhetstoneNode[Parameters]):
         message.header.stamp = to_stamp(stamp)
         self._episodes.publish(message)
 
-    def _write(self, spoken: Spoken) -> None:
+    def _write(self, path: str) -> None:
         if self._file is None:
             return
         with self._heard:
-            found = sorted(
-                ((stamp, one) for (name, stamp), one in self._rewards.items() if name == spoken.episode_id), key=lambda pair: pair[0]
-            )
+            found = sorted(self._rewards.items())
         for stamp, one in found:
             values = {name: getattr(one, name) for name in REWARD_VALUES}
-            line = {"episode_id": one.episode_id, "stamp": stamp, "valid": one.valid, "model_id": one.model_id, **values}
+            line = {"bag": path, "episode_id": one.episode_id, "stamp": stamp, "valid": one.valid, "model_id": one.model_id, **values}
             self._file.write(json.dumps(jsonfile.plain(line), allow_nan=False) + "\n")
         self._file.flush()
 

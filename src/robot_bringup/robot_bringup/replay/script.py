@@ -6,15 +6,15 @@ converted. Memory holds the steps that overlap in time, not the bag. Does not de
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from whetstone.bags.files import bag_name
 from whetstone.bags.messages import Message
 from whetstone.bags.reader import Bag
 from whetstone.bags.roles import IMAGE, Roles, instruction_of
+from whetstone.cdr import stamp_of_raw, with_stamp
 from whetstone.contracts import PROPRIOCEPTION
 from whetstone.errors import InputError
 from whetstone.images import Resize, fitted, to_array
@@ -22,7 +22,6 @@ from whetstone.profile import RobotProfile
 
 HELD = 2_000_000_000
 """ns of log time by which a message may come after a later-stamped one; later ones are said to be late and left out."""
-_STAMP = {0: struct.Struct(">iI"), 1: struct.Struct("<iI")}
 
 
 @dataclass(frozen=True)
@@ -127,38 +126,32 @@ class Script:
         words = instruction or instruction_of(self.bag, self.roles.mapping)
         if not words:
             raise InputError(f"{self.bag.path}: nothing in the bag says what the robot was told; say it, instruction:='pick up the cup'")
-        first = [next(iter(self.bag.messages([name]))) for name in self.roles.cameras.values()]
-        start = max(map(_stamp, first))
+        first = {topic: next(self.bag.messages([topic]), None) for topic in self.roles.cameras.values()}
+        for topic, message in first.items():
+            if message is None:
+                raise InputError(f"{self.bag.path}: topic '{topic}' has no messages")
+        start = max(_stamp(message) for message in first.values() if message is not None)
         steps = round((self.bag.end - self.bag.start) * self.profile.rate / 1e9) + 1
-        name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in Path(self.bag.path).stem) or "bag"
+        name = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in bag_name(self.bag.path)) or "bag"
         return Spoken(name, words, 0, start, steps, ours=False)
 
     def _part(self, part: str, message: Message, stamp: int) -> bytes | Rebuilt:
         if part == PROPRIOCEPTION:
             names = {theirs: ours for ours, theirs in self.roles.mapping.joints.items()}
             if not names:
-                return _stamped(message.data, stamp)
+                return with_stamp(message.data, stamp)
             said = message.decode()
             return Rebuilt(stamp, names=tuple(str(names.get(name, name)) for name in said.name), positions=tuple(map(float, said.position)))
         camera = self.profile.camera(part)
         said = message.decode()
         if message.type == IMAGE and said.encoding == "rgb8" and (said.height, said.width) == (camera.height, camera.width):
-            return _stamped(message.data, stamp)
+            return with_stamp(message.data, stamp)
         return Rebuilt(stamp, fitted(to_array(said, part), camera.height, camera.width, part, self.resize))
 
 
 def _stamp(message: Message) -> int:
     """Of its header; where that is zero, when it was recorded. ns."""
-    data = message.data
-    layout = _STAMP.get(data[1] if len(data) >= 12 else -1)
-    if layout is None:
-        raise InputError(f"{message.topic}: {len(data)} bytes are not a message with a header")
-    sec, nanosec = layout.unpack_from(data, 4)
-    return sec * 10**9 + nanosec or message.time_ns
-
-
-def _stamped(data: bytes, stamp: int) -> bytes:
-    """With the stamp in its header, where it had none."""
-    layout = _STAMP[data[1]]
-    said = layout.pack(stamp // 10**9, stamp % 10**9)
-    return data if data[4:12] == said else data[:4] + said + data[12:]
+    try:
+        return stamp_of_raw(message.data) or message.time_ns
+    except InputError as error:
+        raise InputError(f"topic '{message.topic}': {error}") from None

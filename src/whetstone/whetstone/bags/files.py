@@ -6,6 +6,7 @@ metadata.yaml says of them; a kind is told by a file's first bytes, not by its n
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -154,6 +155,17 @@ def _plain(name: str) -> str:
     """bag_0.db3 for bag_0.db3.zstd"""
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
+    return name
+
+
+def bag_name(path: Path) -> str:
+    """What a bag is called: its folder, or its file without what says the format."""
+    path = Path(os.path.abspath(path))
+    if path.name == METADATA:
+        path = path.parent
+    name = _plain(path.name)
+    for suffix in () if path.is_dir() else reversed(_SUFFIXES):
+        name = name.removesuffix(suffix)
     return name
 
 

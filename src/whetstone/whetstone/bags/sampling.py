@@ -63,13 +63,16 @@ class _Held:
 
     def __init__(self) -> None:
         self._items: deque[tuple[int, Any]] = deque()
-        self.first: int | None = None
         self.last: int | None = None
+
+    @property
+    def first(self) -> int | None:
+        """Of those that are held."""
+        return self._items[0][0] if self._items else None
 
     def add(self, stamp: int, item: Any) -> None:
         if self.last is not None and stamp < self.last:
             return  # a stamp that goes back has nothing to say of what comes
-        self.first = stamp if self.first is None else self.first
         self.last = stamp
         self._items.append((stamp, item))
 
@@ -147,6 +150,9 @@ class _Reading:
         if self._next is None:
             firsts = [self._streams[topic].first for topic in self._needed]
             if any(first is None for first in firsts):
+                for held in self._streams.values():
+                    if held.last is not None:
+                        held.at(held.last - _LATE)  # what waits for a stream that is not there yet must not pile up
                 return
             self._next = max(first for first in firsts if first is not None)
         while self._due(message.time_ns):
