@@ -399,6 +399,7 @@ def test_words_that_are_no_arguments(store: RolloutStore, robot: str, tmp_path: 
         ([bag, tmp_path / "to", robot, "as:=bags"], "are bags already"),
         ([bag, tmp_path / "to", robot, "as:=zarr"], "unknown value of as 'zarr'"),
         ([bag, tmp_path / "to", robot, "start:=soon"], "argument start:=soon is not a number of seconds"),
+        ([bag, bag, robot], "is what is converted; name another folder to write to"),
         ([bag, tmp_path / "to", robot, "end:=inf"], "argument end:=inf is not a number of seconds"),
         ([bag, tmp_path / "to", robot, "cameras:=front"], "is not of the form ours=theirs"),
         ([bag, tmp_path / "to", robot, "cameras:=front=/scene_cam/image"], "unknown topic '/scene_cam/image'; did you mean '/scene_cam/im"),

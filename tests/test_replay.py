@@ -230,6 +230,14 @@ def test_a_replay_to_nobody_names_who_is_missing(live, domain) -> None:
     assert "no node '/so100/reward' within 1 s; is a reward node running on this ROS domain?" in output
 
 
+def test_a_bag_that_cannot_be_replayed_is_said_before_anybody_is_waited_for(tmp_path, domain) -> None:
+    write_theirs(tmp_path / "theirs", 3)
+    (tmp_path / "theirs.yaml").write_text("cameras: {front: /static/imag, wrist: /hand/image}\n")
+    words = ("replay", str(tmp_path / "theirs"), f"robot:={ROBOT}", "instruction:=do it", f"mapping:={tmp_path / 'theirs.yaml'}")
+    output = whetstone({}, *words, "deadline:=1000", f"domain_id:={domain}", code=2)
+    assert "unknown topic '/static/imag'; did you mean '/static/image'?" in output and output.count("\n") == 1
+
+
 def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(tmp_path, domain) -> None:
     """Written by rosbags, other topic names, bgr8, stamps on one camera only, no episode: a mapping file and an instruction stand in."""
     bag, count = tmp_path / "theirs", 21

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robot_bringup import records
-from robot_bringup.bags.folder import FOLDER, BagFolder
+from robot_bringup.bags.folder import FOLDER, RUNNING, BagFolder
 from whetstone import jsonfile
 from whetstone.arguments import boolean, integer, named, one_of, parse_arguments
 from whetstone.config import unknown
@@ -32,7 +32,7 @@ HELP = """whetstone episodes COMMAND FOLDER ...: the episodes of a run; FOLDER: 
 
   list FOLDER                 one line for each; what cannot be read is set aside in FOLDER/quarantine and named
   show FOLDER EPISODE         one episode: what was seen, done and earned at each decision
-  protect FOLDER EPISODE...   keep them whatever the disk budget; unprotect takes it back
+  protect FOLDER EPISODE...   keep them and their bags whatever the disk budgets; unprotect takes it back
   prune FOLDER gb:=N          delete the oldest unprotected ones until all take at most N GB, with what is set aside
   clear FOLDER interrupted    delete what killed runs left; or quarantine: what cannot be read. Nothing else ever deletes them
   label FOLDER reward:=NAME   score them again with a reward model, in place of what they have; only:= and robot:= as below, device:=cpu
@@ -133,6 +133,9 @@ def _list(store: RolloutStore, rest: Sequence[str], console: Console) -> None:
         console.print(f"{len(bags.list())} bags in {bags.root}, {mega:.1f} MB", highlight=False, soft_wrap=True)
         for name, reason in bags.interrupted().items():
             console.print(f"interrupted: bag {name}: {reason}", highlight=False, soft_wrap=True)
+        for name in bags.running():
+            words = "it is being written, or its recorder was killed; it can be read as far as it goes"
+            console.print(f"not ended: bag {name} in {bags.root / RUNNING}: {words}", highlight=False, soft_wrap=True)
 
 
 def _say_set_aside(store: RolloutStore, console: Console) -> None:
@@ -194,9 +197,13 @@ def _steps(rollout: Rollout) -> str:
 def _protect(store: RolloutStore, rest: Sequence[str], console: Console, on: bool = True) -> None:
     if not rest:
         raise ConfigError("name the episodes, as `whetstone episodes list` does")
+    bags = BagFolder(store.root.parent / FOLDER)
     for episode_id in rest:
         store.protect(episode_id, on)
+    with_bag = [episode_id for episode_id in rest if bags.protect(episode_id, on)]
     console.print(f"{'protected' if on else 'no longer protected'}: {', '.join(rest)}", highlight=False, soft_wrap=True)
+    if with_bag:
+        console.print(f"and the bags in {bags.root}: {', '.join(with_bag)}", highlight=False, soft_wrap=True)
 
 
 def _unprotect(store: RolloutStore, rest: Sequence[str], console: Console) -> None:

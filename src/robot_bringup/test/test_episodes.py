@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from recording_samples import QOS, STRING, text
 from rich.console import Console
 
+from robot_bringup.bags.folder import BagFolder
+from robot_bringup.bags.writer import BagWriter
 from robot_bringup.cli import main
 from whetstone.contracts import Rollout
 from whetstone.store import RolloutStore
@@ -109,6 +113,34 @@ def test_protected_episodes_stay_whatever_the_budget(run_dir: Path, capsys: pyte
     assert main(["episodes", "unprotect", str(run_dir), "train-000-0000"]) == 0
     assert main(["episodes", "prune", str(run_dir), "gb:=0"]) == 0
     assert RolloutStore(run_dir / "rollouts").list() == ["train-000-0001"], "the newest stays"
+
+
+def test_the_bag_of_a_protected_episode_stays_too_and_one_that_has_not_ended_is_named(run_dir: Path, capsys: Any) -> None:
+    folder = BagFolder(run_dir / "bags")
+    for name in ("train-000-0000", "train-000-0002"):
+        path = folder.begin(name)
+        write_one(path)
+        if name == "train-000-0000":  # its late words are still waited for
+            assert main(["episodes", "protect", str(run_dir), name]) == 0
+            assert f"and the bags in {run_dir / 'bags'}: {name}" in capsys.readouterr().out
+        folder.finish(path)
+    BagWriter(folder.begin("train-000-0003"), {}).abandon()
+    assert main(["episodes", "list", str(run_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 bags in" in shown and f"not ended: bag train-000-0003 in {run_dir / 'bags' / 'running'}" in shown
+    path = folder.begin("train-000-0004")
+    write_one(path)
+    folder.finish(path)
+    assert folder.prune(0) == ["train-000-0002"]
+    assert main(["episodes", "unprotect", str(run_dir), "train-000-0000"]) == 0
+    assert folder.prune(0) == ["train-000-0000"]
+
+
+def write_one(path: Path) -> None:
+    writer = BagWriter(path, {})
+    writer.add_topic("/words", STRING, QOS)
+    writer.write("/words", 1, text(1))
+    writer.close({})
 
 
 def so100(episode_id: str, outcome: str, decisions: int = 3) -> Rollout:

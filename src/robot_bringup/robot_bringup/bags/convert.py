@@ -90,6 +90,8 @@ def main(words: Sequence[str], console: Console) -> int:
     if wanted == kind:
         raise ConfigError(f"{source} are {kind} already; as:= says what {target} is to become")
     first, second = _stages(kind, wanted, given)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ConfigError(f"{target} is what is converted; name another folder to write to")
     if kind != "episodes" and wanted != "episodes":
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as between:

@@ -93,12 +93,16 @@ class BagFolder:
         return (self.root / name / PROTECTED).exists()
 
     def protect(self, name: str, on: bool = True) -> bool:
-        """Keep a bag whatever the budget (or no longer); whether it is there."""
-        if not (self.root / name / metadata.NAME).is_file():
-            return False
-        mark = self.root / name / PROTECTED
-        mark.touch() if on else mark.unlink(missing_ok=True)
-        return True
+        """Keep a bag whatever the budget (or no longer), also one that is being written; whether it is there."""
+        found = [folder for folder in (self.root / name, self.root / RUNNING / name) if _NAME.fullmatch(name) and folder.is_dir()]
+        for folder in found:
+            mark = folder / PROTECTED
+            mark.touch() if on else mark.unlink(missing_ok=True)
+        return bool(found)
+
+    def running(self) -> list[str]:
+        """Names of those that are being written, or were when their recorder was killed."""
+        return sorted(path.name for path in (self.root / RUNNING).glob("*/"))
 
     def size(self, name: str) -> int:
         """Bytes of a bag's files."""

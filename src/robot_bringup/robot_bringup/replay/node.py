@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,9 @@ class ReplayNode(WhetstoneNode[Parameters]):
     def _run(self) -> None:
         try:
             self._running = ""
+            for path in self.parameters.bags:  # what cannot be replayed is said before anybody is waited for
+                with self._opened(path):
+                    pass
             self._every = self._ask_every() if "reward" in self.parameters.to else 1
             self._meet()
             for index, path in enumerate(self.parameters.bags):
@@ -207,12 +211,16 @@ class ReplayNode(WhetstoneNode[Parameters]):
         if "reward" in p.to and len(p.bags) > 1 and not self._until(lambda: bool(self._seen), p.deadline):
             raise PeerError(f"no diagnostics of '{self.get_namespace()}/reward' within {p.deadline:g} s")
 
+    @contextmanager
+    def _opened(self, path: str) -> Iterator[Script]:
+        p = self.parameters
+        mapping = load_mapping(p.mapping) if p.mapping else None
+        with open_bag(path, mapping.definitions or None if mapping else None) as bag:
+            yield Script(bag, find_roles(bag, self._profile, mapping), self._profile, p.instruction, p.resize)
+
     def _replay(self, path: str, last: bool) -> None:
         p = self.parameters
-        with open_bag(path) as bag:
-            mapping = load_mapping(p.mapping) if p.mapping else None
-            roles = find_roles(bag, self._profile, mapping)
-            script = Script(bag, roles, self._profile, p.instruction, p.resize)
+        with self._opened(path) as script:
             before, sent = dict(self._seen), dict.fromkeys(self._parts, 0)
             spoken, began, first, stamp = self._named_anew(script.spoken), time.monotonic(), None, script.spoken.start
             with self._heard:
@@ -227,7 +235,7 @@ class ReplayNode(WhetstoneNode[Parameters]):
             self._say(spoken, Episode.PHASE_ENDED, stamp)
             self.counters["episodes"] += 1
             self._write(path)
-            for warning in bag.warnings:
+            for warning in script.bag.warnings:
                 self.get_logger().warning(warning)
             if script.late:
                 self.get_logger().warning(f"{path}: {script.late} messages came too late to be in order, and were left out")
