@@ -160,6 +160,37 @@ def test_a_disk_that_refuses_leaves_what_there_is_to_be_read(work: Work, monkeyp
     assert any("bag of episode one: cannot be written: Input/output error; nothing more of it" in line for line, _ in work.said)
 
 
+def test_a_disk_that_refuses_the_end_of_a_bag_leaves_it_to_be_read_and_the_next_is_whole(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = BagWriter.close
+
+    def refuse(self: BagWriter, *arguments) -> None:
+        if self.folder.name == "one":
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        close(self, *arguments)
+
+    monkeypatch.setattr(BagWriter, "close", refuse)
+    recorder = work.recorder()
+    for name in ("one", "two"):
+        record(recorder, name, [heard(number) for number in range(100)])
+    assert recorder.stop(10)
+    assert work.folder.list() == ["two"] and work.folder.running() == []
+    assert work.folder.interrupted() == {"one": "cannot be written: Disk quota exceeded"}
+    assert any("what there is of it is in" in line and bad for line, bad in work.said)
+
+
+def test_a_budget_that_cannot_be_kept_is_said_of_itself(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: BagFolder, budget: int) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", "old")
+
+    monkeypatch.setattr(BagFolder, "prune", refuse)
+    recorder = work.recorder(budget=1)
+    record(recorder, "one", [heard(1)])
+    assert recorder.stop(10) and work.folder.list() == ["one"] and work.audit("one")["complete"]
+    assert [line for line, bad in work.said if bad] == ["bags are kept although bag_budget_gb is spent: old: Permission denied"]
+
+
 def test_the_budget_holds(work: Work) -> None:
     recorder = work.recorder(budget=100_000)
     for name in "abc":

@@ -14,6 +14,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
+from mcap.records import Chunk
+from mcap.stream_reader import StreamReader
 from recording_samples import QOS, STRING, read, text
 from rosbags.highlevel import AnyReader
 from rosbags.typesys import Stores, get_typestore
@@ -83,6 +85,29 @@ def test_a_bag_cut_off_anywhere_gives_what_is_whole_in_it(tmp_path_factory: pyte
     if count:
         custom = yaml.safe_load((folder / metadata.NAME).read_text())["rosbag2_bagfile_information"]["custom_data"]
         assert custom == {"whetstone.robot": "so100", WHOLE: "false"}
+
+
+def test_a_chunk_that_never_reached_the_disk_does_not_cost_those_after_it(tmp_path: Path) -> None:
+    """Power that fails may leave zeros in the middle of a file whose end is written."""
+    written = write(tmp_path / "bag", 30, size=200_000, close=False)
+    (path,) = (tmp_path / "bag").glob("*.mcap")
+    with path.open("rb") as file:
+        reader, places = StreamReader(file, emit_chunks=True).records, []
+        try:
+            before = file.tell()
+            for record in reader:
+                places += [before] if isinstance(record, Chunk) else []
+                before = file.tell()
+        except Exception:  # here it was cut off
+            pass
+    assert len(places) >= 3
+    with path.open("r+b") as file:
+        file.seek(places[1] + 4096)
+        file.write(bytes(4096))
+    count = recover(tmp_path / "bag", {WHOLE: "false"})
+    got = read(tmp_path / "bag")
+    assert len(got) == count and 15 <= count < 30 and [one for one in written if one in got] == got
+    assert got[-1][1] > written[len(written) * 2 // 3][1], "the chunks after it are there"
 
 
 _KILLED = """

@@ -203,18 +203,28 @@ class Recorder:
             self._say(f"no bag of episode {bag.episode_id}: {bag.broken or bag.audit.line()}", True)
             return
         assert bag.path is not None
+        if not bag.broken:
+            try:
+                bag.writer.close({AUDIT: json.dumps(bag.audit.summary()), WHOLE: "true"})
+            except Exception as error:  # the disk may refuse the last words alone
+                self._break(bag, error)
         if bag.broken:
             target = self._folder.interrupt(bag.path, bag.broken)
             self._say(f"bag of episode {bag.episode_id}: {bag.broken}; what there is of it is in {target}", True)
             return
-        bag.writer.close({AUDIT: json.dumps(bag.audit.summary()), WHOLE: "true"})
         size = bag.writer.size
         final = self._folder.finish(bag.path)
         self.counters["bags"] += 1
         self._say(f"bag {final} ({size / 1e6:.1f} MB): {bag.audit.line()}", not bag.audit.complete)
         if self._settings.budget:
+            self._prune()
+
+    def _prune(self) -> None:
+        try:
             for name in self._folder.prune(self._settings.budget):
                 self._say(f"bag {name} deleted: bag_budget_gb is spent", False)
+        except OSError as error:
+            self._say(f"bags are kept although bag_budget_gb is spent: {error.filename}: {error.strerror}", True)
 
     def _break(self, bag: Bag, error: Exception) -> None:
         """The disk refused: this bag is left as it is, and control does not hear of it."""

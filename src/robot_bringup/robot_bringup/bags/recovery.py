@@ -13,8 +13,8 @@ from typing import Any
 
 from mcap.reader import make_reader
 from mcap.records import Channel as McapChannel
-from mcap.records import Message, Metadata, Schema
-from mcap.stream_reader import StreamReader
+from mcap.records import Chunk, Message, Metadata, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType, Writer
 
 from robot_bringup.bags import metadata
@@ -67,21 +67,34 @@ def _ended(path: Path) -> bool:
 
 
 def _records(path: Path) -> Iterator[tuple[Any, Schema | None]]:
-    """Metadata, and (channel, message) with the message's schema, in the file's order and as far as it goes."""
+    """Metadata, and (channel, message) with the message's schema, in the file's order and as far as it goes; without chunks that are
+    damaged, and what cannot be told without them."""
     schemas: dict[int, Schema] = {}
     channels: dict[int, McapChannel] = {}
+    for record in _unpacked(path):
+        if isinstance(record, Schema):
+            schemas[record.id] = record
+        elif isinstance(record, McapChannel):
+            channels[record.id] = record
+        elif isinstance(record, Message) and record.channel_id in channels:
+            channel = channels[record.channel_id]
+            yield (channel, record), schemas.get(channel.schema_id)
+        elif isinstance(record, Metadata):
+            yield record, None
+
+
+def _unpacked(path: Path) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
-            for record in StreamReader(file).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, McapChannel):
-                    channels[record.id] = record
-                elif isinstance(record, Message):
-                    channel = channels[record.channel_id]
-                    yield (channel, record), schemas.get(channel.schema_id)
-                elif isinstance(record, Metadata):
-                    yield record, None
+            for record in StreamReader(file, emit_chunks=True).records:
+                if not isinstance(record, Chunk):
+                    yield record
+                    continue
+                try:
+                    inside = breakup_chunk(record, validate_crc=True)
+                except Exception:  # as above
+                    continue
+                yield from inside
     except Exception:  # as above: here it ends
         return
 
