@@ -7,6 +7,10 @@ profile has a workspace.
 Of two limits that contradict each other the first in this order wins: position limits, step from the measured position,
 velocity, acceleration, workspace. Near a position limit the velocity is kept low enough to stop before it. A command from which the arm
 could not brake inside the workspace is replaced by braking, which the command before it left possible: so none of the limits gives way.
+
+Whoever takes a command goes there within one control period, however long the one before it is ago: so a late command reaches no further than
+one that is in time, and after a pause the arm starts from rest. A hold is a brake too. It begins at the last command, not where the arm is
+measured: that is behind, by the lag of an arm that moves and by the sag of one that carries its own weight, which would be followed down.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ from whetstone.profile import RobotProfile
 
 _CHANGED = 1e-6  # rad: smaller corrections are rounding and not reported
 _BRAKING_STEPS = 20  # points at most at which the way to rest is looked at
-_SHORTEST, _LONGEST = 1e-6, 1.0  # s: between two commands; a longer pause allows no more than this one
+_SHORTEST = 1e-6  # s: between two commands
+_PAUSE = 2.0  # control periods without a command after which the arm has come to rest
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,8 @@ class GuardResult:
     """What to send.
 
     command: (joints + 1,) float64: joint positions (rad), then gripper opening in [0, 1]; finite and within limits.
-    velocity: (joints,) float64 rad/s that leads from the previous command to this one; zero where held.
-    held: the wanted command was refused and replaced by staying where the arm is.
+    velocity: (joints,) float64 rad/s that leads from the previous command to this one.
+    held: the wanted command was refused and replaced by coming to rest, and staying there.
     reasons: e.g. "velocity: fer_joint4", "stale observation 0.31 s".
     send: False where nothing is known about where the arm is: send nothing at all.
     """
@@ -61,7 +66,7 @@ class Guard:
         self._names = profile.joint_names
         self._lower, self._upper = profile.lower, profile.upper
         self._velocity, self._acceleration = profile.velocity, profile.acceleration
-        self._home = profile.home
+        self._home, self._period = profile.home, profile.period
         self._max_step = profile.guard.max_step
         self._stale_after = profile.guard.stale_after
 
@@ -79,25 +84,47 @@ class Guard:
         previous: result of the command before, None at the start of an episode (the arm rests at `measured`).
         dt: s from the previous command to this one. observation_age: s from the observation behind `target` to now.
         """
-        count = len(self._names)
         here = self._row(measured)
         if here is None:
-            command = previous.command if previous is not None else np.append(self._home, 1.0)
-            return GuardResult(command, np.zeros(count), True, (f"measured state is not {count + 1} finite numbers",), previous is not None)
-        rest = self._inside(here)
+            return self.hold(f"measured state is not {len(self._names) + 1} finite numbers", measured, previous, dt)
         if not abs(observation_age) <= self._stale_after:
-            return self._hold(rest, f"stale observation {observation_age:.2f} s")
+            return self.hold(f"stale observation {observation_age:.2f} s", measured, previous, dt)
         if not _SHORTEST <= dt < math.inf:
-            return self._hold(rest, f"control period of {dt} s")
+            return self.hold(f"control period of {dt} s", measured, previous, dt)
         wanted = self._row(target)
         if wanted is None:
-            return self._hold(rest, self._refusal(target))
-        return self._limit(wanted, rest, previous, min(dt, _LONGEST))
+            return self.hold(self._refusal(target), measured, previous, dt)
+        return self._limit(wanted, self._inside(here), previous, dt)
+
+    def hold(self, reason: str, measured: np.ndarray, previous: GuardResult | None = None, dt: float = 0.0) -> GuardResult:
+        """Come to rest instead of any command, and stay there. Arguments as of `check`; measured may be anything: then it limits nothing."""
+        count, here = len(self._names), self._row(measured)
+        previous = previous if previous is not None and previous.send else None
+        rest = None if here is None else self._inside(here)
+        if previous is None:
+            known = np.append(self._home, 1.0) if rest is None else rest
+            return GuardResult(known, np.zeros(count), True, (reason,), rest is not None)
+        last, speed, dt = self._before(previous, dt if _SHORTEST <= dt < math.inf else self._period)
+        command = previous.command.copy()
+        command[:count] = last + _slower(speed, self._acceleration * dt) * dt
+        if rest is not None:
+            command[:count] = np.clip(command[:count], rest[:count] - self._max_step, rest[:count] + self._max_step)
+        command[:count] = np.clip(command[:count], self._lower, self._upper)
+        velocity = np.clip((command[:count] - last) / dt, -self._velocity, self._velocity)
+        return GuardResult(command, velocity, True, (reason,))
+
+    def _before(self, previous: GuardResult, dt: float) -> tuple[np.ndarray, np.ndarray, float]:
+        """The command before (rad), the speed that the arm has from it (rad/s), and the seconds that the next one has."""
+        speed = previous.velocity if dt <= _PAUSE * self._period else np.zeros(len(self._names))
+        return previous.command[: len(self._names)], speed, min(dt, self._period)
 
     def _limit(self, wanted: np.ndarray, rest: np.ndarray, previous: GuardResult | None, dt: float) -> GuardResult:
         count = len(self._names)
         reasons: list[str] = []
-        last, speed = (rest[:count], np.zeros(count)) if previous is None else (previous.command[:count], previous.velocity)
+        if previous is None or not previous.send:
+            last, speed, dt = rest[:count], np.zeros(count), min(dt, self._period)
+        else:
+            last, speed, dt = self._before(previous, dt)
         # Velocity that still lets the arm stop at the limit: braking by a * dt per period covers v^2 / 2a + v dt / 2.
         brake = self._acceleration * dt / 2
         up = np.sqrt(brake**2 + 2 * self._acceleration * np.maximum(self._upper - last, 0)) - brake
@@ -138,9 +165,6 @@ class Guard:
             arm = np.clip(arm + speed * dt, self._lower, self._upper)
             found = max(found, workspace.excess(arm))
         return found
-
-    def _hold(self, rest: np.ndarray, reason: str) -> GuardResult:
-        return GuardResult(rest, np.zeros(len(self._names)), True, (reason,))
 
     def _row(self, values: np.ndarray) -> np.ndarray | None:
         try:
