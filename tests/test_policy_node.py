@@ -18,6 +18,8 @@ from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Action, Command, Episode, Watchdog
 from whetstone_msgs.msg import Guard as GuardMessage
 
+from whetstone import config
+from whetstone.commands import ARM_COMMAND
 from whetstone.images import to_message
 from whetstone.kinematics import ForwardKinematics
 from whetstone.profile import load_profile
@@ -309,6 +311,75 @@ def test_a_policy_that_thinks_for_long(robot, monkeypatch, inference) -> None:
     else:
         assert all(np.isnan(action.seam_jump) for action in later)  # it came from rest
         r.graph.until(lambda: paced(6) and waits() >= len(later))  # a report may come after the chunk that ends the wait
+
+
+class SlowArm:
+    """A robot in real time that goes where it is told, hanging `sag` below; its joints may speed up by 1 rad/s^2 only. A tick a period."""
+
+    def __init__(self, robot, tmp_path, **parameters):
+        path = tmp_path / "slow.yaml"
+        text = config.find("robots", "so100").read_text()
+        assert text.count("acceleration: 30.0") == len(PROFILE.joints)
+        path.write_text(text.replace("acceleration: 30.0", "acceleration: 1.0"))
+        self.r = robot(realtime=True, robot=str(path), **parameters)
+        self.sag, self.ticks, self.began, self.records = 0.0, 0, time.monotonic(), []
+        self.r.graph.node.create_subscription(Command, "policy/command", self.records.append, EVENT)
+
+    def until(self, done) -> None:
+        def paced() -> bool:
+            while time.monotonic() - self.began > self.ticks * PERIOD / 1e9:
+                commands = self.r.commands
+                position = np.array(commands[-1].points[0].positions) if commands else PROFILE.home
+                self.r.frame(START + self.ticks * PERIOD, position - self.sag)
+                self.ticks += 1
+            return bool(done())
+
+        self.r.graph.until(paced, 60)
+
+    def wait(self, periods: int) -> None:
+        end = self.ticks + periods
+        self.until(lambda: self.ticks >= end)
+
+    def speeds(self) -> np.ndarray:
+        """(N,) rad/s: of the first joint as commanded."""
+        return np.array([command.points[0].velocities[0] for command in self.r.commands])
+
+
+def test_an_arm_in_motion_is_braked_when_its_episode_ends_and_then_left_alone(robot, tmp_path) -> None:
+    arm = SlowArm(robot, tmp_path)
+    arm.r.graph.say(Episode.PHASE_RUNNING, start=START)
+    for phase in (Episode.PHASE_PAUSED, Episode.PHASE_ENDED):
+        arm.until(lambda: len(arm.r.commands) and arm.speeds()[-1] > 0.12)
+        arm.sag = 0.02
+        arm.r.graph.say(phase, start=START)
+        arm.wait(20)
+        assert not any(arm.r.commands[-1].points[0].velocities), "it came to rest,"
+        assert (np.diff(arm.speeds()) > -1.13 * PERIOD / 1e9).all(), "no harder than 1 rad/s^2,"
+        count = len(arm.r.commands)
+        arm.wait(10)
+        assert len(arm.r.commands) == count, "and nobody commands it"
+        arm.sag = 0.0
+        arm.r.graph.say(Episode.PHASE_RUNNING, start=START)
+
+
+def test_let_go_after_a_stop_the_arm_begins_where_it_is(robot, tmp_path) -> None:
+    """Also where the episode manager did not hear of it, because a human was quick."""
+    arm = SlowArm(robot, tmp_path, gated=True)
+    watchdog = arm.r.graph.node.create_publisher(Watchdog, "watchdog", LATCHED)
+    through: list[JointTrajectory] = []
+    arm.r.graph.node.create_subscription(JointTrajectory, ARM_COMMAND, through.append, COMMAND)
+    arm.r.graph.until_matched(watchdog)
+    arm.r.graph.say(Episode.PHASE_RUNNING, start=START)
+    arm.until(lambda: through and list(through[-1].points)[0].velocities[0] > 0.1)
+    watchdog.publish(Watchdog(stopped=True, reasons=["stopped by a human"]))
+    heard = len(arm.records)
+    arm.wait(10)
+    assert len(arm.records) > heard, "the policy is alive all the while"
+    through.clear()
+    watchdog.publish(Watchdog(stopped=False))
+    arm.wait(3)
+    first = list(through[0].points)[0]
+    assert abs(first.positions[0] - PROFILE.home[0]) < 3e-3 and abs(first.velocities[0]) < 0.06
 
 
 def test_a_policy_that_cannot_go_on_from_another_chunk_is_named(tmp_path, domain) -> None:

@@ -88,14 +88,14 @@ class Peers:
                 if "policy" in self.speaking:
                     self.life.publish(Command())
                     home = self.profile.home
-                    right = self.arm.build(np.append(home + 0.01, self.grip), np.zeros_like(home), 0)
+                    right = self.arm.build(np.append(home + 0.01, self.grip), np.full_like(home, SPEED), 0)
                     self.commands.publish(right if self.wrong is None else self.wrong)
             return condition()
 
         self.graph.until(speak)
 
     def until_stopped(self, reason: str) -> None:
-        """And the arm is told to brake: once, from where it is."""
+        """And the arm is told to brake: once, from where it is; where joint states are too old to say, from where it was sent."""
         self.until(lambda: self.states and self.states[-1].stopped)
         if reason.startswith("second publisher: "):  # whose name may come after it
             self.until(lambda: not any(UNNAMED in one for one in self.states[-1].reasons))
@@ -105,7 +105,8 @@ class Peers:
         assert len(self.brakes()) == 1
         point = list(self.brakes()[0].points)[0]
         seconds = point.time_from_start.sec + point.time_from_start.nanosec / 1e9
-        np.testing.assert_allclose(np.array(point.positions), HERE + SPEED * seconds / 2, atol=1e-6)
+        where = HERE + 0.01 if reason.startswith("joint states") else HERE
+        np.testing.assert_allclose(np.array(point.positions), where + SPEED * seconds / 2, atol=1e-6)
         assert not any(point.velocities)
 
     def brakes(self) -> list[JointTrajectory]:
@@ -242,7 +243,7 @@ def test_a_driver_that_draws_no_way_is_braked_set_point_by_set_point(tmp_path, d
         np.testing.assert_allclose(heard[-1][1], said(where), atol=1e-9)
         heard.clear()
         assert peers.call("stop") == (True, "stopped")
-        row = set_points(profile, where, profile.home, np.full(len(profile.joints), SPEED))
+        row = set_points(profile, where, np.full(len(profile.joints), SPEED))
         first = next((i for i, (_, one) in enumerate(heard) if np.abs(one - said(where)).max() > 1e-9), len(heard))
         peers.until(lambda: len(heard) >= first + len(row))
         end = time.monotonic() + 0.3

@@ -33,6 +33,7 @@ class ChunkExecution:
 
     jump: how far the newest chunk lay from the one in use at the step where it took over, the largest of all columns but the gripper's, in
     their unit (rad); NaN where there was none. delay: control periods from its observation to there.
+    era: changes when an inference in flight is not wanted any more; who finishes one of another era has nobody to give it to.
     """
 
     def __init__(self, execute: int, horizon: int, rate: float, *, waits: bool = False, ensemble: float | None = None) -> None:
@@ -46,6 +47,7 @@ class ChunkExecution:
         self._waits, self._ensemble = waits, ensemble
         self._delays: deque[int] = deque(maxlen=REMEMBERED)  # outlives an episode: the policy stays as slow
         self._start: int | None = None
+        self.era = 0
         self.stop()
 
     def start(self, stamp: int) -> None:
@@ -56,6 +58,7 @@ class ChunkExecution:
     def stop(self) -> None:
         """End the episode: every step is a hold, and an inference still in flight is not wanted any more."""
         self._start = None
+        self.era += 1
         self._next_due = 0
         self._in_flight: int | None = None
         self._chunks: list[tuple[int, np.ndarray]] = []  # step of the first row, rows; the newest last
@@ -63,6 +66,7 @@ class ChunkExecution:
 
     def forget(self) -> None:
         """The arm was moved by somebody else: no chunk holds any more, and an inference is due at once."""
+        self.era += 1
         self._chunks, self._in_flight, self._next_due = [], None, 0
 
     @property
@@ -87,12 +91,14 @@ class ChunkExecution:
         self._next_due = (index // self.execute + 1) * self.execute
 
     def underway(self, index: int) -> Underway | None:
-        """What the arm does from this step on, for an inference on its observation; None: nothing, or it waits."""
+        """What the arm does from this step on, for an inference on its observation; None: nothing, or nothing that can be gone on from, or
+        it waits."""
         if self._waits or not self._chunks:
             return None
         first, actions = self._chunks[-1]
         rest = actions[max(index - first, 0) :]
-        return Underway(rest, min(max(self._delays, default=0), len(rest))) if len(rest) else None
+        usable = len(rest) > 0 and bool(np.isfinite(rest).all())
+        return Underway(rest, min(max(self._delays, default=0), len(rest))) if usable else None
 
     def finish(self, index: int, actions: np.ndarray, now: int | None = None) -> bool:
         """Take its result, (horizon, columns). now: the step that is commanded next; None: the observation's own. False when the episode it
@@ -121,5 +127,6 @@ class ChunkExecution:
             return None
         if self._ensemble is None:
             return rows[-1]
+        rows = [row for row in rows if np.isfinite(row).all()] or rows[-1:]  # one chunk of NaN must not spoil the others
         weights = np.exp(-self._ensemble * np.arange(len(rows)))
         return np.tensordot(weights / weights.sum(), np.stack(rows), 1)

@@ -8,7 +8,6 @@ the control rate and a worker thread infers, so that a slow policy never stops t
 from __future__ import annotations
 
 import array
-import dataclasses
 import math
 import os
 import queue
@@ -141,7 +140,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._execution = ChunkExecution(spec.execute, spec.horizon, spec.rate, waits=waits, ensemble=ensemble)
         self._pace = Pace()
         self._commanded = math.nan  # when the last command of this episode left, s, in real time
-        self._use = threading.RLock()  # of the policy and the execution, between the worker and the callbacks
+        self._use = threading.RLock()  # of the execution, between the worker and the callbacks
+        self._thinking = threading.Lock()  # held while the policy is used in real time
         self._episode: Episode | None = None
         self._begun = ""
         self._images: dict[str, tuple[int, float, bytes]] = {}
@@ -154,6 +154,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._stopped = False  # by the watchdog
         self._gripper_goal: object | None = None  # what the gripper has not accepted yet; in lockstep the arm's command waits for it
         self._broken = ""  # why the weights in use must go
+        self._weights_due = False  # an episode is over since, but the arm was not at rest or the policy still thought
         self._observed = time.monotonic()
         self._action = self._new_action()
         self._create_interfaces()
@@ -185,11 +186,11 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self.create_subscription(JointState, profile.joint_states, self._on_joints, joints_qos(p.realtime))
 
     def activate(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._own_timers = [self.create_timer(0.25, self._watch, clock=self.steady_clock)]
         if self.parameters.realtime:
             self._own_timers.append(self.create_timer(self._profile.period, self._tick, clock=self.steady_clock))
-            threading.Thread(target=self._work, name="inference", daemon=True).start()
+            threading.Thread(target=self._work, args=(self._jobs,), name="inference", daemon=True).start()
         if self._episode is not None:
             self._on_episode(self._episode)
 
@@ -197,7 +198,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._stop()
         for timer in self._own_timers:
             self.destroy_timer(timer)
+        self._come_to_rest()
         self._jobs.put(None)
+        self._jobs = queue.SimpleQueue()  # whatever the worker still does is nobody's any more
 
     def cleanup(self) -> None:
         if self._gripper is not None:
@@ -271,34 +274,53 @@ class PolicyNode(WhetstoneNode[Parameters]):
         with self._use:
             self._execution.start(to_ns(message.start))
             self._shown = -1
+            if self.parameters.realtime and self._rests():
+                self._previous = None  # whoever stopped the arm, or moved it by hand, it goes on from where it is measured
             if message.episode_id != self._begun:
-                self._policy.reset(message.instruction, int(message.seed), _mode(message))
+                self._use_policy(lambda: self._policy.reset(message.instruction, int(message.seed), _mode(message)))
                 self._begun = message.episode_id
                 self._trigger.reset()
-                self._previous = self._last_command = self._grip = None
-            elif self.parameters.realtime:
-                self._previous = None  # a pause: whoever stopped the arm, or moved it by hand, it goes on from where it is measured
+                self._last_command = self._grip = None
+                if not self.parameters.realtime:
+                    self._previous = None
         self._observed = time.monotonic()
         if not self.parameters.realtime:
             self._answer()
 
     def _stop(self) -> None:
-        """Nobody commands the arm any more; on hardware the trajectory controller is told to rest where it is going."""
+        """The policy commands the arm no more; in real time it is braked from the next tick on (_between)."""
         with self._use:
-            running = self._execution.running
             self._execution.stop()
             self._commanded = math.nan
             self._gripper_goal = None
-        if running and self.parameters.realtime and self._previous is not None:
-            targets = self._targets(self._previous)
-            self._arm_commands.publish(self._arm.build(targets, np.zeros(len(self._profile.joints)), 0))
+
+    def _rests(self) -> bool:
+        """As far as it was commanded from here."""
+        return self._previous is None or not self._previous.velocity.any()
+
+    def _come_to_rest(self) -> None:
+        """The node is about to act no more: the brake that _between makes, within the seconds that it takes at most."""
+        end = time.monotonic() + float((self._profile.velocity / self._profile.acceleration).max()) + 5 * self._profile.period
+        while self.parameters.realtime and not self._rests() and self._measured is not None and time.monotonic() < end:
+            time.sleep(self._profile.period)
+            age = time.monotonic() - self._measured.arrival
+            self._send(None, False, self._measured, self._measured.stamp + int(age * 1e9), age)
+        self._previous = None
 
     def _on_watchdog(self, message: WatchdogMessage) -> None:
         """While the arm is stopped the gripper keeps its grip: no goal goes to it, and what it has not taken yet is taken back."""
         self._stopped = message.stopped
+        self._previous = None  # let go on, the arm begins where it is, not where it was to be
         if self._stopped:
             self._gripper_goal = None
             self._trigger.reset()  # let go on, the arm's wish of then is sent
+
+    def _use_policy(self, job: Callable[[], object]) -> None:
+        """In real time where the policy thinks, after what it thinks about now: it is never used twice at a time."""
+        if self.parameters.realtime:
+            self._jobs.put(job)
+        else:
+            job()
 
     # A human at the arm, and whoever brings the scene back.
 
@@ -320,7 +342,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self.get_logger().info("the human has let go; the policy goes on")
             self._execution.forget()
             if hasattr(self._policy, "interrupted"):
-                self._policy.interrupted()  # type: ignore[attr-defined]
+                self._use_policy(lambda: self._policy.interrupted())  # type: ignore[attr-defined]
         self.counters["human"] = self._teleoperation.active
         return target
 
@@ -411,7 +433,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         age = now - measured.arrival
         stamp = measured.stamp + int(age * 1e9)
         with self._use:
-            if not self._execution.running or self._execution.index(measured.stamp) < 0:
+            if not self._execution.running or self._execution.index(measured.stamp) < 0 or self._weights_due:
                 self._between(measured, stamp, age)
                 return
             if age > self._profile.period / 2:
@@ -422,10 +444,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._command(self._execution.index(stamp), measured, stamp, age)
 
     def _between(self, measured: Measured, stamp: int, age: float) -> None:
-        """No episode runs: the arm is a human's, or of whoever brings the scene back."""
+        """No episode runs: the arm is a human's, or of whoever brings the scene back; where it is nobody's it comes to rest."""
         human = self._human()
         target = self._scene.target(time.monotonic()) if human is None else human
-        if target is None:
+        if target is None and self._rests():
             self._previous = None  # whoever commands next begins where the arm is
         else:
             self._send(target, human is not None, measured, stamp, age)
@@ -436,7 +458,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         measured, now = self._measured, time.monotonic()
         images = [self._images.get(name) for name in self._policy.spec.cameras]
         with self._use:
-            if measured is None or not self._execution.running:
+            if measured is None or not self._execution.running or self._weights_due:
                 return
             seen = self._execution.index(measured.stamp)
             if seen < 0 or not self._execution.due(seen):
@@ -451,16 +473,18 @@ class PolicyNode(WhetstoneNode[Parameters]):
             self._execution.begin(seen)
             self._show(measured)
             observation = Observation(measured.stamp, self._decode(self._images), measured.proprioception)
-            underway = self._execution.underway(seen)
-            self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway)))
+            underway, era = self._execution.underway(seen), self._execution.era
+            self._jobs.put(lambda: self._finish(seen, observation, self._think(observation, underway), era))
 
-    def _work(self) -> None:
+    def _work(self, jobs: queue.SimpleQueue[Callable[[], object] | None]) -> None:
         """The worker thread of real time."""
-        while (job := self._jobs.get()) is not None:
+        while (job := jobs.get()) is not None:
             try:
-                job()
+                with self._thinking:
+                    job()
             except Exception as error:
-                self.fail(error)
+                if jobs is self._jobs:
+                    self.fail(error)
 
     # Both.
 
@@ -475,12 +499,14 @@ class PolicyNode(WhetstoneNode[Parameters]):
         converted = self._converter.convert(chunk.actions, observation.proprioception)
         return chunk, converted, time.perf_counter() - began
 
-    def _finish(self, index: int, observation: Observation, thought: tuple[Chunk, Converted, float]) -> None:
-        """Take the chunk of this step's observation into use."""
+    def _finish(self, index: int, observation: Observation, thought: tuple[Chunk, Converted, float], era: int | None = None) -> None:
+        """Take the chunk of this step's observation into use, unless it was begun in another era of the execution."""
         chunk, converted, latency = thought
         if not np.isfinite(chunk.actions).all() and self._receiver.version:
             self._broken = f"actions of version {self._receiver.version} are not finite"
         with self._use:
+            if era is not None and era != self._execution.era:
+                return
             if not self._execution.finish(index, converted.actions, self._next_step() if self.parameters.realtime else None):
                 return
             self._publish_action(observation.stamp, chunk, latency)
@@ -520,15 +546,18 @@ class PolicyNode(WhetstoneNode[Parameters]):
         human = self._human()
         row = self._execution.row(index) if human is None else human
         why = f"the policy has no command for step {index} yet" if row is None else ""
-        self._send(measured.proprioception if row is None else row, human is not None, measured, stamp, age, why)
+        self._send(row, human is not None, measured, stamp, age, why)
 
-    def _send(self, target: np.ndarray, human: bool, measured: Measured, stamp: int, age: float, why: str = "") -> None:
-        """Guard what is wanted and send it. why: it stands for nothing better, so that the arm is held."""
+    def _send(self, target: np.ndarray | None, human: bool, measured: Measured, stamp: int, age: float, why: str = "") -> None:
+        """Guard what is wanted and send it. target: None: nothing is, so that the arm comes to rest; why: for the report, if it is one."""
+        if self._stopped:
+            self._previous = None  # what is commanded does not reach the arm
         dt = self._profile.period if self._previous is None else (stamp - self._previous_stamp) / 1e9
-        result = self._guard.check(target, measured.proprioception, self._previous, dt, age)
-        if why and not result.held:
-            result = dataclasses.replace(result, held=True, reasons=(*result.reasons, why))
-        if result.reasons:
+        here = measured.proprioception
+        result = self._guard.check(here if target is None else target, here, self._previous, dt, age)
+        if target is None and not result.held:
+            result = self._guard.hold(why, here, self._previous, dt)
+        if any(result.reasons):
             self._report(result, stamp)
         if not result.send:
             return
@@ -538,6 +567,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             and result.held
             and self._previous is not None
             and np.array_equal(result.command, self._previous.command)
+            and not self._previous.velocity.any()
         )
         self._previous, self._previous_stamp = result, stamp
         if again:
@@ -638,6 +668,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
     def _watch(self) -> None:
         """Name what a running episode lacks, and say how it goes: percentiles here, for they cost more than a command ought to."""
         now = time.monotonic()
+        self._apply_weights()
         with self._use:
             self.counters |= self._pace.figures()
         if self._execution.running and now - self._observed > self.parameters.deadline * _PATIENCE:
@@ -659,14 +690,23 @@ class PolicyNode(WhetstoneNode[Parameters]):
     # Weights.
 
     def _apply_weights(self) -> None:
-        """At an episode boundary only."""
-        if not (self._receiver.ready or self._broken) or self._episode is None or self._episode.phase not in _BOUNDARY:
+        """At an episode boundary only. In real time loading and the self-test hold everything up, and a policy that thinks must not be
+        changed: so the arm has come to rest and the last thought is over before; the next episode waits for that."""
+        if not (self._receiver.ready or self._broken) or self._episode is None:
+            self._weights_due = False
             return
-        with self._use:
+        self._weights_due = self._weights_due or self._episode.phase in _BOUNDARY
+        moves = self.parameters.realtime and not self._rests()
+        if not self._weights_due or moves or not self._thinking.acquire(blocking=False):
+            return
+        try:
+            self._weights_due = False
             if self._broken:
                 self._weights.acknowledge(self._receiver.roll_back(self._broken))
                 self._broken = ""
             self._weights.acknowledge(self._receiver.apply())
+        finally:
+            self._thinking.release()
 
 
 def _mode(episode: Episode) -> PolicyMode:

@@ -19,6 +19,7 @@ MODE = "robot mode"
 FIRST_WORD = 5.0
 """s that commands are held back for who was never heard. Fast DDS was seen to take more than 0.3 s for one topic of a graph that is ready
 otherwise, and an arm that never had a command rests."""
+_ROUNDING = 1e-6  # rad
 LOOKS = 8
 """Judgements that are asked for in a control period."""
 
@@ -36,6 +37,7 @@ class Watchdog:
         self._needed = tuple(needed)
         self.stopped: tuple[str, ...] = ()
         self._names, self._max_step = profile.joint_names, profile.guard.max_step
+        self._lower, self._upper = profile.lower - _ROUNDING, profile.upper + _ROUNDING
         self._policy = (patience - 1 / LOOKS) * profile.period  # one look early, so that the arm is stopped in time
         self._stale = profile.guard.stale_after
         self._heard: dict[str, float] = {}
@@ -63,8 +65,8 @@ class Watchdog:
     def passes(self, command: np.ndarray, measured: np.ndarray | None, running: bool, now: float, author: str = "") -> bool:
         """Whether this command (joints,) rad may go to the driver; running: an episode does; author: the process that it comes from.
 
-        One that is no finite number or further from `measured` than the guard lets any be stops the arm: it never passed the guard. So does
-        one by another author than the last command's, unless that one is silent since.
+        One that is no finite number, outside the joints' limits or further from `measured` than the guard lets any be stops the arm: it
+        never passed the guard. So does one by another author than the last command's, unless that one is silent since.
         """
         if self.stopped:
             return False
@@ -81,6 +83,9 @@ class Watchdog:
         self._blind = None
         if command.shape != measured.shape or not np.isfinite(command).all():
             self.stop("command: not finite, or of another arm")
+        elif (outside := (command < self._lower) | (command > self._upper)).any():
+            joint = int(outside.argmax())
+            self.stop(f"command: {self._names[joint]} would go to {command[joint]:.2f} rad, outside its limits")
         elif (np.abs(command - measured) > 2 * self._max_step).any():  # the arm moves on while a command is under way
             away = np.abs(command - measured)
             self.stop(f"command: {self._names[away.argmax()]} would jump by {away.max():.2f} rad")
@@ -140,7 +145,7 @@ class Watchdog:
 
 def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, float]:
     """Where the arm rests when all joints brake evenly from now, each at its limit or less: (joints,) rad within the position limits, and
-    the seconds that it takes, at least one control period. positions (joints,) rad and velocities (joints,) rad/s as measured.
+    the seconds that it takes, at least one control period. positions (joints,) rad and velocities (joints,) rad/s of now.
 
     A cubic from (q, v) to (q + v T / 2, 0) in T has the constant deceleration v / T: what a trajectory controller makes of it is a brake.
     """
@@ -149,17 +154,14 @@ def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray
     return np.clip(positions + speed * seconds / 2, profile.lower, profile.upper), seconds
 
 
-def set_points(profile: RobotProfile, last: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+def set_points(profile: RobotProfile, last: np.ndarray, velocities: np.ndarray) -> np.ndarray:
     """The same brake for a driver that draws no way to its target: (K, joints) rad, one for each control period from now, the last of them
-    where the arm rests. last: (joints,) rad, the set-point that it follows now, ahead of where it is measured.
+    where the arm rests. last: (joints,) rad, the set-point that it follows now; velocities: (joints,) rad/s of the arm.
 
-    rest + (last - rest) (1 - t/T)^2: constant deceleration, which begins at the set-point in force and so without a step; T is long enough
-    for the limits of velocity and acceleration.
+    It begins at the set-point in force, ahead of where the arm is measured, and at the arm's speed, so without a step: an arm that follows
+    goes on following. rest + (last - rest) (1 - t/T)^2: constant deceleration.
     """
-    rest, seconds = braking(profile, positions, velocities)
-    way = np.abs(last - rest)
-    # The difference of set-points over a period is at most 2 way / T, that of such differences 2 way (period / T)^2.
-    seconds = max(seconds, float(np.max(2 * way / profile.velocity)), float(np.sqrt(2 * way / profile.acceleration).max()))
+    rest, seconds = braking(profile, last, velocities)
     count = max(1, int(np.ceil(seconds / profile.period - 1e-9)))
     share = 1 - np.arange(1, count + 1)[:, None] / count
     return rest + (last - rest) * share**2

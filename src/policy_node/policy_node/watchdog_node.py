@@ -73,9 +73,11 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         self._arm = arm_command(profile)
         self._gripper_range = np.sort([profile.opening_to_goal(opening) for opening in (0.0, 1.0)])
         self._measured: np.ndarray | None = None
+        self._heard = 0.0  # when, s
         self._velocity = np.zeros(len(profile.joint_names))
         self._grip = np.empty(0)  # what a gripper that travels with the arm was told last, else was measured at
-        self._last: np.ndarray | None = None  # set-point of the arm in force
+        self._last: np.ndarray | None = None  # set-point of the arm in force,
+        self._going = np.zeros(len(profile.joint_names))  # and the speed there, rad/s
         self._ahead: deque[np.ndarray] = deque()  # set-points of a brake
         self._stamp = 0
         self._mode: int | None = None
@@ -112,6 +114,11 @@ class WatchdogNode(WhetstoneNode[Parameters]):
     def deactivate(self) -> None:
         for timer in self._own_timers:
             self.destroy_timer(timer)
+        if self._going.any() and not self._watchdog.stopped:  # nobody's command goes through any more
+            self._to_rest()
+        while self._ahead:
+            time.sleep(self._profile.period)
+            self._set(self._ahead.popleft(), 0)
 
     # What is heard.
 
@@ -149,7 +156,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             self._velocity = np.array([velocity[joint] for joint in self._profile.joint_names])
         elif self._measured is not None and stamp > self._stamp:
             self._velocity = (positions - self._measured) / ((stamp - self._stamp) / 1e9)
-        self._measured, self._stamp = positions, stamp
+        self._measured, self._stamp, self._heard = positions, stamp, time.monotonic()
         self._watchdog.heard("joint states", time.monotonic())
         # What is a step of an episode, and what was seen when, holds no more.
         if back > 0 and self._running and self._watchdog.stop(f"joint states: their clock was set back by {back / 1e9:.1f} s"):
@@ -170,10 +177,10 @@ class WatchdogNode(WhetstoneNode[Parameters]):
         command, grip = self._read(message)
         before = self._watchdog.stopped
         if self._watchdog.passes(command, self._measured, self._running, time.monotonic(), message.header.frame_id):
-            self._last, self._grip = command, grip
             point = [*message.points][0]
+            self._last, self._grip, self._going = command, grip, self._speed(point)
             within = max(self._profile.period_ns, point.time_from_start.sec * 1_000_000_000 + point.time_from_start.nanosec)
-            self._driver.publish(self._arm.build(np.append(command, grip), self._speed(point), to_ns(message.header.stamp), within))
+            self._driver.publish(self._arm.build(np.append(command, grip), self._going, to_ns(message.header.stamp), within))
             return
         if self._watchdog.stopped != before:
             self._brake()
@@ -227,20 +234,28 @@ class WatchdogNode(WhetstoneNode[Parameters]):
 
     def _brake(self) -> None:
         """Tell the driver where to rest, and everybody why."""
-        if self._measured is not None:
-            if self._arm.interpolates:
-                positions, seconds = braking(self._profile, self._measured, self._velocity)
-                self._set(positions, round(seconds * 1e9))
-            else:
-                near = self._last is not None and (np.abs(self._last - self._measured) <= self._profile.guard.max_step).all()
-                last = self._last if near and self._last is not None else self._measured
-                self._ahead = deque(set_points(self._profile, last, self._measured, self._velocity))
-                self._brake_on()
+        self._to_rest()
         self._say()
         release = self.resolve_service_name("watchdog/release")
         self.get_logger().error(
             f"stopped: {'; '.join(self._watchdog.stopped)}. When it is safe: ros2 service call {release} std_srvs/srv/Trigger"
         )
+
+    def _to_rest(self) -> None:
+        """A driver that draws the way itself begins it where the arm is; else, and where joint states are too old to say where that is, the
+        brake begins at the set-point in force, unless something keeps the arm far from there."""
+        if self._measured is None:
+            return
+        old = time.monotonic() - self._heard > self._profile.guard.stale_after
+        near = self._last is not None and (old or (np.abs(self._last - self._measured) <= self._profile.guard.max_step).all())
+        last = self._last if near and self._last is not None else self._measured
+        speed = self._going if old and near else self._velocity
+        if self._arm.interpolates:
+            positions, seconds = braking(self._profile, last if old else self._measured, speed)
+            self._set(positions, round(seconds * 1e9))
+        else:
+            self._ahead = deque(set_points(self._profile, last, speed))
+            self._set(self._ahead.popleft(), 0)
 
     def _brake_on(self) -> None:
         """The next set-point of the brake, until the last one, which the driver keeps."""
@@ -248,7 +263,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             self._set(self._ahead.popleft(), 0)
 
     def _set(self, positions: np.ndarray, within_ns: int) -> None:
-        self._last = positions
+        self._last, self._going = positions, np.zeros_like(positions)
         self._driver.publish(self._arm.build(np.append(positions, self._grip), np.zeros_like(positions), 0, within_ns))
 
     def _say(self) -> None:

@@ -178,3 +178,35 @@ def test_agreeing_chunks_make_an_ensemble_of_the_same_and_no_jump() -> None:
         row = execution.row(step)
         assert row is not None and row[0] == pytest.approx(step)
     assert execution.jump == pytest.approx(0)
+
+
+def test_whoever_thought_when_the_episode_ended_has_nothing_to_say_in_the_next() -> None:
+    """Not even at the same step, for which another inference is in flight by then."""
+    execution = ChunkExecution(4, 8, 20.0)
+    execution.start(0)
+    execution.begin(0)
+    before = execution.era
+    execution.start(1_000)
+    assert execution.era != before
+    execution.begin(0)
+    before = execution.era
+    execution.forget()
+    assert execution.era != before and execution.running
+
+
+def test_one_chunk_that_is_not_finite_spoils_no_other() -> None:
+    bad = np.full((8, 3), np.nan)
+    guided = ChunkExecution(4, 8, 20.0)
+    guided.start(0)
+    guided.begin(0)
+    guided.finish(0, bad)
+    assert guided.underway(4) is None, "what goes on from it would not be finite either, and so for ever"
+    mean = ChunkExecution(4, 8, 20.0, ensemble=0.01)
+    mean.start(0)
+    for step, actions in ((0, chunk(0, 8)), (4, bad[:, :1])):
+        mean.begin(step)
+        mean.finish(step, actions)
+    row = mean.row(5)
+    assert row is not None and row[0] == 5
+    last = mean.row(9)
+    assert last is not None and np.isnan(last).all(), "nothing else is there: the guard names it"

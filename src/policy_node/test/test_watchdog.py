@@ -83,9 +83,20 @@ def test_whatever_passes_is_near_where_the_arm_is(command: list[float], scale: f
     wanted = HERE + scale * wanted if len(wanted) == COUNT else wanted
     if watchdog.passes(wanted, HERE, running=True, now=0.0):
         assert wanted.shape == HERE.shape and (np.abs(wanted - HERE) <= 2 * PROFILE.guard.max_step).all()
+        assert (wanted >= PROFILE.lower - 1e-6).all() and (wanted <= PROFILE.upper + 1e-6).all()
     else:
         assert watchdog.stopped and watchdog.stopped[0].startswith("command: ")
         assert not watchdog.passes(HERE, HERE, running=True, now=0.0), "stopped is stopped, whatever comes"
+
+
+def test_near_its_limit_an_arm_is_not_sent_beyond() -> None:
+    """A guard keeps to the limits, so what does not came past it."""
+    there = HERE.copy()
+    there[1] = PROFILE.upper[1] + 0.001  # measured: a sensor has an offset
+    watchdog = moving()
+    assert watchdog.passes(np.minimum(there, PROFILE.upper), there, running=True, now=0.0)
+    assert not watchdog.passes(there + 0.1 * (np.arange(COUNT) == 1), there, running=True, now=0.0)
+    assert watchdog.stopped[0].startswith(f"command: {PROFILE.joint_names[1]} would go to {there[1] + 0.1:.2f} rad, outside its limits")
 
 
 def test_nothing_passes_before_the_arm_is_known() -> None:
@@ -164,24 +175,24 @@ def test_a_velocity_that_is_no_number_counts_as_none() -> None:
 
 @pytest.mark.parametrize("robot", ["fr3_crisp", "so101_follower"])
 @given(data=st.data())
-def test_set_points_of_a_brake_are_within_all_limits_and_end_at_rest(robot: str, data: st.DataObject) -> None:
+def test_set_points_of_a_brake_are_within_all_limits_and_go_on_as_the_arm_went(robot: str, data: st.DataObject) -> None:
     profile = load_profile(robot)
-    positions, velocities, shares = anywhere(profile, data)
-    ahead = shares * profile.guard.max_step
-    last = np.clip(positions + ahead, profile.lower, profile.upper)
-    row = set_points(profile, last, positions, velocities)
-    rest, _ = braking(profile, positions, velocities)
+    last, velocities, _ = anywhere(profile, data)
+    row = set_points(profile, last, velocities)
+    rest, seconds = braking(profile, last, velocities)
     np.testing.assert_allclose(row[-1], rest, atol=1e-12)
     assert (row >= profile.lower - 1e-9).all() and (row <= profile.upper + 1e-9).all()
     steps = np.diff(np.vstack([last, row]), axis=0)
     assert (np.abs(steps) <= profile.velocity * profile.period * (1 + 1e-6) + 1e-9).all()
-    changes = np.diff(np.vstack([steps, np.zeros(len(last))]), axis=0)
-    assert (np.abs(changes) <= profile.acceleration * profile.period**2 * (1 + 1e-6) + 1e-9).all()
-    assert (steps * np.sign(rest - last) >= -1e-12).all(), "it goes straight to where it rests"
+    speed = np.clip(velocities, -profile.velocity, profile.velocity)
+    inside = last + speed * seconds / 2 == rest
+    changes = np.diff(np.vstack([speed * profile.period, steps, np.zeros(len(last))]), axis=0)[:, inside]
+    assert (np.abs(changes) <= profile.acceleration[inside] * profile.period**2 * (1 + 1e-6) + 1e-9).all()
+    assert (steps * np.sign(velocities) >= -1e-12).all(), "never back, to where the arm was measured"
 
 
 def test_an_arm_that_rests_at_its_set_point_is_told_once() -> None:
-    np.testing.assert_array_equal(set_points(PROFILE, HERE, HERE, np.zeros(COUNT)), HERE[None])
+    np.testing.assert_array_equal(set_points(PROFILE, HERE, np.zeros(COUNT)), HERE[None])
 
 
 def test_who_was_not_known_is_named_once_they_are() -> None:

@@ -81,12 +81,12 @@ def test_a_hold_brakes_the_arm_and_then_leaves_it_alone(targets: list, start: tu
     way = np.sign(speed)
     for _ in range(20):
         seen = previous.command + np.append(sag, 0.0)
-        previous = {
-            "stale": lambda: GUARD.check(np.zeros(3), seen, previous, DT, 1.0),
-            "not finite": lambda: GUARD.check(np.full(3, np.nan), seen, previous, DT, 0.0),
-            "measured": lambda: GUARD.check(np.zeros(3), np.full(3, np.nan), previous, DT, 0.0),
-            "asked": lambda: GUARD.hold("asked", seen, previous, DT),
-        }[why]()
+        if why == "asked":
+            previous = GUARD.hold("asked", seen, previous, DT)
+        else:
+            target = np.full(3, np.nan if why == "not finite" else 0.0)
+            seen = np.full(3, np.nan) if why == "measured" else seen
+            previous = GUARD.check(target, seen, previous, DT, 1.0 if why == "stale" else 0.0)
         assert_safe(previous)
         assert previous.held and previous.send
         velocity = (previous.command[:-1] - last) / DT

@@ -8,8 +8,8 @@ Of two limits that contradict each other the first in this order wins: position 
 velocity, acceleration, workspace. Near a position limit the velocity is kept low enough to stop before it. A command from which the arm
 could not brake inside the workspace is replaced by braking, which the command before it left possible: so none of the limits gives way.
 
-Whoever takes a command goes there within one control period, however long the one before it is ago: so a late command reaches no further than
-one that is in time, and after a pause the arm starts from rest. A hold is a brake too. It begins at the last command, not where the arm is
+Whoever takes a command goes there within one control period, however long ago the one before it was: so a late command reaches no further
+than one in time, and after a pause the arm starts from rest. A hold is a brake too. It begins at the last command, not where the arm is
 measured: that is behind, by the lag of an arm that moves and by the sag of one that carries its own weight, which would be followed down.
 """
 
@@ -97,7 +97,7 @@ class Guard:
         return self._limit(wanted, self._inside(here), previous, dt)
 
     def hold(self, reason: str, measured: np.ndarray, previous: GuardResult | None = None, dt: float = 0.0) -> GuardResult:
-        """Come to rest instead of any command, and stay there. Arguments as of `check`; measured may be anything: then it limits nothing."""
+        """Come to rest instead of any command, and stay there. Arguments as of `check`; a `measured` that is none limits nothing."""
         count, here = len(self._names), self._row(measured)
         previous = previous if previous is not None and previous.send else None
         rest = None if here is None else self._inside(here)
