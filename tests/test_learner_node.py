@@ -92,7 +92,10 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         graph.say(Episode.PHASE_RUNNING, "train-000-0000", START)
         graph.until(lambda: peers.running("train-000-0000") > 0)
         peers.human = (3,)
+        broken = JointState(name=NAMES[1:], position=[0.0] * 5)
+        broken.header.stamp = to_stamp(START + 1)
         for index in range(5):
+            peers.joints.publish(broken)  # said once, and counts for nothing
             peers.step("train-000-0000", index)
             peers.reward("train-000-0000", index, 0.1 * index) if index != 2 else None
         # Two decisions and the last frame, two cameras, exactly.
@@ -102,6 +105,7 @@ def test_what_is_heard_is_on_the_disk_at_once(tmp_path, domain) -> None:
         before = peers.store.read("train-000-0000")
         np.testing.assert_array_equal(before.rewards["total"], np.array([0, np.nan, 0.4], np.float32))
         assert before.steps["intervention"].tolist() == [False, False, False, True, False]
+        assert "'joint_states': joint state has no position of 'shoulder_pan_joint'" in graph.log("learner")
         frames = peers.store.frames("train-000-0000")
         assert frames is not None and len(frames.stamps("wrist")) == 5 and abs(int(frames.read("wrist", START)[0, 0, 0]) - 100) < 3
         assert not (peers.store.root / "running" / "train-000-0000").exists()

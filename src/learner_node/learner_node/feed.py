@@ -20,6 +20,7 @@ from learner_node.journal import Done
 from learner_node.publisher import Options
 from learner_node.weights_topics import WeightsTopics
 from whetstone.contracts import PolicySpec, Rollout
+from whetstone.errors import InputError
 from whetstone.profile import RobotProfile
 from whetstone.ros import EPISODE, EVENT, LATCHED, WhetstoneNode, camera_qos, deserialize, joints_qos, stamp_of_raw, to_ns, to_stamp
 
@@ -58,6 +59,7 @@ class RobotFeed:
 
         self._hearing = Hearing(profile, recorder, wanted, self._id)
         self._stamp = 0
+        self._unfit = False  # the newest joint state
         self.weights = WeightsTopics(
             node, options, (spec.policy_id, spec.config_hash), key, lambda: self._stamp, prefix=f"/{namespace}/" if namespace else ""
         )
@@ -132,4 +134,10 @@ class RobotFeed:
 
     def _on_joints(self, data: bytes) -> None:
         if self.recorder.recording:
-            self._hearing.joints(deserialize(data, JointState))
+            try:
+                self._hearing.joints(deserialize(data, JointState))
+                self._unfit = False
+            except InputError as error:  # a run must not end for it: a decision that has no other is left out
+                if not self._unfit:
+                    self._log.warning(f"'{self._topic(self._profile.joint_states)}': {error}; it counts for nothing")
+                self._unfit = True
