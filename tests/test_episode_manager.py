@@ -56,8 +56,9 @@ class Bench:
     """Simulator, learner and policy in this process; the manager in its own."""
 
     def __init__(
-        self, tmp_path, domain, segments, *, peers=("simulator", "policy", "learner"), completion=0.0, broken=(), mute=(), **parameters
-    ):
+        self, tmp_path, domain, segments, *,
+        peers=("simulator", "policy", "learner"), completion=0.0, broken=(), mute=(), lost_reset=False, **parameters,
+    ):  # fmt: skip
         self.run_dir, self.broken, self.completion = tmp_path / "run", broken, completion
         self.transitions, self.episodes, self.silent = [], [], False
         self.weights_status, self.weights_reason = WeightsAck.STATUS_APPLIED, ""
@@ -76,7 +77,10 @@ class Bench:
         self.acks = node.create_publisher(WeightsAck, "weights/ack", EVENT)
         self.watchdog = node.create_publisher(Watchdog, "watchdog", EPISODE)
         node.create_subscription(Episode, "episode", self.on_episode, EPISODE)
-        node.create_service(ResetScene, "scene/reset", self.on_reset)
+        reset = node.create_service(ResetScene, "scene/reset", self.on_reset)
+        if lost_reset:
+            answer = reset.send_response
+            reset.send_response = lambda *_: setattr(reset, "send_response", answer)
         node.create_timer(0.01, self.step)
         names = ("pause", "resume", "stop", "success", "failure")
         self.services = {name: node.create_client(Trigger, f"episode_manager/{name}") for name in names}
@@ -275,6 +279,12 @@ def test_answers_that_are_lost_do_not_stop_the_run(bench):
     assert run.finish() == 0
     assert outcome(run)["result"] == "finished"
     assert run.transitions.count(("configure", "learner")) == run.transitions.count(("activate", "learner")) == 1
+
+
+def test_an_answer_about_the_scene_that_is_lost_is_asked_for_again(bench):
+    run = bench(EVALUATE, lost_reset=True)
+    assert run.finish() == 0, run.output()
+    assert outcome(run)["result"] == "finished"
 
 
 def test_a_simulator_that_falls_silent_is_named(bench):

@@ -8,6 +8,7 @@ success or failure.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from whetstone.task import load_task
 
 _MODES = {"train": Episode.MODE_TRAIN, "evaluate": Episode.MODE_EVALUATE}
 _ASKING = 3.0
-"""Seconds between two questions whether a peer has come as far as it was asked to."""
+"""Seconds between two questions whether a peer has come as far as it was asked to, and until an answer counts as lost."""
 _AGAIN = 0.25
 """Seconds between two questions whether a scene is back that a human or the arm brings back."""
 _FAREWELL = 5.0
@@ -323,18 +324,33 @@ class EpisodeManager(WhetstoneNode[Parameters]):
         assert episode is not None
         request = ResetScene.Request(episode_id=episode.episode_id, task=self.parameters.task, seed=episode.seed)
 
+        asked, waits_for = -math.inf, ""
+
+        def wanted() -> bool:
+            current = self._machine.state
+            return current.phase == Phase.RESETTING and current.episode == episode and not self._machine.ready
+
         def ask() -> None:
-            for timer in polls:
-                self.destroy_timer(timer)
-            polls.clear()
-            self._reset.call_async(request).add_done_callback(self.guarded(answered))
+            """Until it is back. An answer may be lost: so it is not waited for without end, and asked for again."""
+            nonlocal asked
+            if not wanted():
+                for timer in polls:
+                    self.destroy_timer(timer)
+                polls.clear()
+            elif time.monotonic() - asked > _ASKING and self._reset.service_is_ready():
+                asked = time.monotonic()
+                self._reset.call_async(request).add_done_callback(self.guarded(answered))
 
         def answered(future: Any) -> None:
-            current, response = self._machine.state, future.result()
-            if current.phase != Phase.RESETTING or current.episode is None or current.episode.episode_id != episode.episode_id:
+            nonlocal asked, waits_for
+            response = future.result()
+            if not wanted():
                 return
             if response.pending:
-                polls.append(self.create_timer(_AGAIN, ask, clock=self.steady_clock))
+                asked = -math.inf
+                if response.reason and response.reason != waits_for:
+                    self.get_logger().warning(f"{episode.episode_id} waits for its scene: {response.reason}")
+                waits_for = response.reason
                 return
             self._machine.reset_done(time.monotonic(), response.ok, response.reason, to_ns(response.start))
             if self._machine.ready:
@@ -343,7 +359,7 @@ class EpisodeManager(WhetstoneNode[Parameters]):
                 records.append(self._run_dir / records.PROMPTS, {"text": text})
             self._publish()
 
-        polls: list[Any] = []
+        polls = [self.create_timer(_AGAIN, ask, clock=self.steady_clock)]
         ask()
 
     def _message(self, state: State) -> Episode:

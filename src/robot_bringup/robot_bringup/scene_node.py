@@ -4,7 +4,7 @@ Role: ROS only; in our simulator's place with sim:=none, and before Gazebo and I
 ground truth it tells (sim/mirror.py). Answers `scene/reset` once everything that `reset:=` names is done, in that order.
 It does not command the arm: it tells the policy node where it wants it (`scene/command`), so that guard and watchdog stand before it as
 before everything else. While a human drives or the watchdog has stopped the arm it waits, and then begins that part again from where the
-arm is.
+arm is. One client's scene at a time: who asks while it is brought back for another, or while an episode runs, has to wait.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
-from whetstone_msgs.msg import Command, Truth, Watchdog
+from whetstone_msgs.msg import Command, Episode, Truth, Watchdog
 from whetstone_msgs.srv import ResetScene
 
 from robot_bringup import records, resetting
 from robot_bringup.objects import Objects
-from whetstone.errors import PeerError, WhetstoneError
+from whetstone.errors import InputError, PeerError, WhetstoneError
 from whetstone.profile import load_profile
-from whetstone.ros import COMMAND, EVENT, LATCHED, WhetstoneNode, joints_qos, run_node, to_ns, to_stamp
+from whetstone.ros import COMMAND, EPISODE, EVENT, LATCHED, WhetstoneNode, joints_qos, run_node, to_ns, to_stamp
 from whetstone.task import load_task
 
 ARRIVED = 0.08
@@ -71,14 +71,17 @@ class SceneNode(WhetstoneNode[Parameters]):
         self._recorded = resetting.recorded_way(Path(p.reset_episode), self._profile) if p.reset_episode else None
         self._measured: np.ndarray | None = None
         self._stamp, self._heard = 0, 0.0
+        self._unfit = ""  # what is wrong with the newest joint state
         self._stopped, self._human = False, -HANDS_OFF
         self._left: list[str] = []  # ways that are still to be gone, the present one first
         self._rows: np.ndarray | None = None
         self._row, self._ended = 0, 0.0
         self._episode = ""  # that the scene is, or was, brought back for
+        self._running = ""  # episode that has begun and not ended
         self._targets = self.create_publisher(JointState, "scene/command", COMMAND)
         self.create_subscription(JointState, self._profile.joint_states, self._on_joints, joints_qos(True))
         self.create_subscription(Watchdog, "watchdog", self._on_watchdog, LATCHED)
+        self.create_subscription(Episode, "episode", self._on_episode, EPISODE)
         self.create_subscription(Command, "policy/command", self._on_command, EVENT)
         self.create_service(ResetScene, "scene/reset", self._on_reset)
         self.create_service(Trigger, "scene/reset_done", self._on_done)
@@ -92,12 +95,23 @@ class SceneNode(WhetstoneNode[Parameters]):
     # What is heard.
 
     def _on_joints(self, message: JointState) -> None:
-        self._measured = self._profile.proprioception(list(message.name), message.position).astype(np.float64)
+        try:
+            measured = self._profile.proprioception(list(message.name), message.position).astype(np.float64)
+        except InputError as error:  # a run must not end for it: as good as silence
+            if not self._unfit:
+                self.get_logger().warning(f"'{self._profile.joint_states}': {error}; it counts for nothing")
+            self._unfit = str(error)
+            return
+        self._measured, self._unfit = measured, ""
         self._stamp, self._heard = to_ns(message.header.stamp), time.monotonic()
         self._judge()
 
     def _on_watchdog(self, message: Watchdog) -> None:
         self._stopped = message.stopped
+
+    def _on_episode(self, message: Episode) -> None:
+        paused = message.phase == Episode.PHASE_PAUSED and message.outcome == Episode.OUTCOME_UNKNOWN
+        self._running = message.episode_id if message.phase == Episode.PHASE_RUNNING or paused else ""
 
     def _on_command(self, message: Command) -> None:
         if message.source == Command.SOURCE_HUMAN:
@@ -105,6 +119,9 @@ class SceneNode(WhetstoneNode[Parameters]):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         if request.episode_id != self._episode:
+            if why := self._taken():
+                response.pending, response.reason = True, why
+                return response
             if self._objects is not None:
                 try:
                     self._task = load_task(request.task, self._profile.asset_name)
@@ -120,6 +137,14 @@ class SceneNode(WhetstoneNode[Parameters]):
         response.ok = not self._left
         response.start = to_stamp(self._stamp + self._profile.period_ns)
         return response
+
+    def _taken(self) -> str:
+        """Why nobody else's scene can be brought back now; empty: it can. Objects alone may be placed at any time."""
+        if self._left:
+            return f"the scene is being brought back for '{self._episode}'"
+        if self._running and self._ways != (resetting.PLACE,):
+            return f"episode '{self._running}' runs"
+        return ""
 
     def _on_done(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = bool(self._left) and self._left[0] == "prompt"
@@ -138,7 +163,8 @@ class SceneNode(WhetstoneNode[Parameters]):
             self._rows = None
             return
         if now - self._heard > PATIENCE:
-            silent = f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: is the robot's driver running?"
+            why = f"{self._unfit}." if self._unfit else "is the robot's driver running?"
+            silent = f"no joint state on '{self._profile.joint_states}' for {PATIENCE:g} s: {why}"
             if self._objects is None:
                 self._trouble(silent)
             else:  # a simulator may still be starting; the episode manager waits no longer than its deadline
@@ -151,14 +177,15 @@ class SceneNode(WhetstoneNode[Parameters]):
             return
         if self._rows is None:
             self._rows, self._row, self._ended = self._way(self._measured), 0, 0.0
-        row = self._rows[min(self._row, len(self._rows) - 1)]
+        row, last = self._rows[self._row], self._row == len(self._rows) - 1
         self._send(row)
-        self._row += 1
-        if self._row < len(self._rows):
-            return
-        self._ended = self._ended or now
         away = np.abs(self._measured[:-1] - row[:-1])
-        if away.max() <= ARRIVED:
+        if not last and away.max() <= self._profile.guard.max_step:
+            self._row, self._ended = self._row + 1, 0.0
+            return
+        # The way does not run ahead of an arm that does not follow: let go, it would hurry after it.
+        self._ended = self._ended or now
+        if last and away.max() <= ARRIVED:
             self._next()
         elif now - self._ended > PATIENCE:
             joint = self._profile.joint_names[int(away.argmax())]

@@ -71,7 +71,8 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._controller = controller(self._profile)
         self._period = self._profile.period_ns
         self._episode: Episode | None = None
-        self._scene = ""  # id of the episode that the scene was reset for
+        self._scene = ""  # id of the episode that the scene was reset for,
+        self._asked: tuple[str, str, int] | None = None  # and how it was asked for
         self._max_steps = 0
         self._start = self._stamp = 0
         self._index = -1  # of the frame in hand; -1: not published yet
@@ -116,13 +117,18 @@ class SimulatorNode(WhetstoneNode[Parameters]):
     # Requests.
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        """Asked twice for the scene of one episode, because the answer was lost or slow, it is the same scene and the same start."""
+        asked = (request.episode_id, request.task, int(request.seed))
+        if request.episode_id and asked == self._asked:
+            response.ok, response.start = True, to_stamp(self._start)
+            return response
         try:
             task = load_task(request.task, self._profile.asset_name)
         except WhetstoneError as error:
             response.reason = str(error)
             return response
         self._simulation.reset(task, int(request.seed))
-        self._scene = request.episode_id
+        self._scene, self._asked = request.episode_id, asked
         self._start = self._stamp = self._stamp + GAP
         self._index, self._answered, self._rewarded = -1, False, 0
         self._shows, self._last_answer, self._echoes = 0, None, 0
