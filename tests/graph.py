@@ -35,13 +35,14 @@ from whetstone.contracts import Chunk, PolicySpec, UpdateReport
 
 class Policy:
     """Moves the first joint by `bias` per row from where the arm is; the gripper closes at the third inference. STAND_IN_THINKS: s.
-    space: of its actions; the end effector's: 4 mm up a row. watches: its latent is the stamps that it was shown since, ms."""
+    space: of its actions; the end effector's: 4 mm up a row. watches: its latent is the stamps that it was shown since, ms. Must not be
+    used twice at a time."""
 
     def __init__(self, config, profile):
         self.profile = profile
         cameras = tuple(config.get("cameras", ["front", "wrist"]))
         space = config.get("space", "joint_position")
-        self.shown, self.watches = [], config.get("watches", False)
+        self.shown, self.watches, self.thinks = [], config.get("watches", False), False
         if self.watches:
             self.observe = lambda observation: self.shown.append(observation)
         self.spec = PolicySpec("stand_in", cameras, (128, 128), profile.joint_names, 6, 3, profile.rate, "c0ffee", space)
@@ -52,10 +53,14 @@ class Policy:
         return cls(config, profile)
 
     def reset(self, instruction, seed, mode):
+        assert not self.thinks
         self.count, self.shown = 0, []
 
     def act(self, observation):
+        assert not self.thinks
+        self.thinks = True
         time.sleep(float(os.environ.get("STAND_IN_THINKS", "0")))
+        self.thinks = False
         actions = np.repeat(observation.proprioception[None], 6, axis=0)
         actions[:, 0] += self.state["bias"][0] * np.arange(1, 7)
         if self.spec.action_space == "end_effector_delta":
@@ -73,6 +78,7 @@ class Policy:
         return {name: array.copy() for name, array in self.state.items()}
 
     def load_trainable_state(self, state):
+        assert not self.thinks
         self.state = {name: state[name].copy() for name in self.state}
 
 

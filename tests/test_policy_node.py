@@ -15,7 +15,8 @@ from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionServer, GoalResponse
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
-from whetstone_msgs.msg import Action, Command, Episode, Watchdog
+from weights_sender import Sender
+from whetstone_msgs.msg import Action, Command, Episode, Watchdog, WeightsAck
 from whetstone_msgs.msg import Guard as GuardMessage
 
 from whetstone import config
@@ -33,8 +34,9 @@ EXECUTE = 3  # of the stand-in policy
 class Robot:
     """Publishes frames, notes what comes back in the order in which it comes."""
 
-    def __init__(self, graph, **parameters):
+    def __init__(self, graph, thinks=0.0, **parameters):
         self.graph = graph
+        graph.environment["STAND_IN_THINKS"] = str(thinks)
         node = graph.node
         realtime = parameters.get("realtime", False)
         self.heard, self.commands, self.actions, self.guards, self.goals = [], [], [], [], []
@@ -191,12 +193,11 @@ def test_a_policy_that_watches_is_shown_every_control_step_and_a_decision_s_last
     assert stamps == [[0], [1, 2, 3], [4, 5, 6]]
 
 
-def test_in_real_time_a_policy_that_watches_is_shown_each_step_once(robot, tmp_path, monkeypatch) -> None:
+def test_in_real_time_a_policy_that_watches_is_shown_each_step_once(robot, tmp_path) -> None:
     """Also those that come while it thinks."""
     policy = tmp_path / "watching.yaml"
     policy.write_text("plugin: stand_in\nwatches: true\n")
-    monkeypatch.setenv("STAND_IN_THINKS", "0.1")
-    r = robot(policy=str(policy), realtime=True)
+    r = robot(thinks=0.1, policy=str(policy), realtime=True)
     r.graph.say(Episode.PHASE_RUNNING, start=START)
     index = 0
     while len(r.actions) < 5 and index < 200:
@@ -286,10 +287,9 @@ def test_real_time_commands_at_its_own_rate_and_holds_on_stale_observations(robo
 
 
 @pytest.mark.parametrize("inference", ["asynchronous", "synchronous"])
-def test_a_policy_that_thinks_for_long(robot, monkeypatch, inference) -> None:
+def test_a_policy_that_thinks_for_long(robot, inference) -> None:
     """Asynchronous: the arm goes on along its chunk, and the next one takes over later than it was asked for; synchronous: it waits."""
-    monkeypatch.setenv("STAND_IN_THINKS", "0.06")
-    r = robot(realtime=True, inference=inference)
+    r = robot(thinks=0.06, realtime=True, inference=inference)
     r.graph.say(Episode.PHASE_RUNNING, start=START)
     began, sent = time.monotonic(), 0
 
@@ -380,6 +380,27 @@ def test_let_go_after_a_stop_the_arm_begins_where_it_is(robot, tmp_path) -> None
     arm.wait(3)
     first = list(through[0].points)[0]
     assert abs(first.positions[0] - PROFILE.home[0]) < 3e-3 and abs(first.velocities[0]) < 0.06
+
+
+def test_weights_wait_for_the_last_thought_and_for_the_arm_to_rest_and_the_next_episode_for_them(robot, tmp_path) -> None:
+    """Also where episodes follow each other at once; the stand-in policy ends the node if it is used twice at a time."""
+    arm = SlowArm(robot, tmp_path, thinks=0.2)
+    sender = Sender(arm.r.graph.node)
+    arm.r.graph.until_matched(sender.chunks, sender.manifests)
+    for version in (1, 2):
+        name = f"train-000-{version:04d}"
+        arm.r.graph.say(Episode.PHASE_RUNNING, name, START + arm.ticks * PERIOD)
+        arm.until(lambda name=name: arm.r.actions and arm.r.actions[-1].episode_id == name)
+        sender.push(version, bias=0.01)
+        arm.wait(20)
+        arm.until(lambda: arm.speeds()[-1] > 0.05)
+        assert [ack.version for ack in sender.acks] == [*range(1, version)], "not in an episode"
+        arm.r.graph.say(Episode.PHASE_ENDED, name)
+    arm.r.graph.say(Episode.PHASE_RUNNING, "train-000-0003", START + arm.ticks * PERIOD)
+    arm.until(lambda: arm.r.actions[-1].episode_id == "train-000-0003")
+    assert [ack.status for ack in sender.acks] == [WeightsAck.STATUS_APPLIED] * 2 and arm.r.actions[-1].policy_version == 2
+    first = next(action for action in arm.r.actions if action.episode_id == "train-000-0002")
+    assert first.policy_version == 1
 
 
 def test_a_policy_that_cannot_go_on_from_another_chunk_is_named(tmp_path, domain) -> None:
