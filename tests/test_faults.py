@@ -6,6 +6,7 @@ and the human who releases the arm. The motion of the arm is recorded at the sou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +91,8 @@ class Lab:
 
         self.spoil_image: Callable[[Image], Image | None] = lambda message: message
         self.spoil_joints: Callable[[JointState], JointState | None] = lambda message: message
-        self.motion: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp, position, velocity of the arm itself
+        self.motion: list[tuple[int, np.ndarray, np.ndarray]] = []  # stamp, position, velocity of the arm itself,
+        self.came: list[float] = []  # and when each was heard, s
         self.commands: list[np.ndarray] = []
         self.stops: list[Watchdog] = []
         self.guards: list[Guard] = []
@@ -134,6 +136,7 @@ class Lab:
         columns = [list(message.name).index(name) for name in PROFILE.joint_names]
         position, velocity = np.array(message.position)[columns], np.array(message.velocity)[columns]
         self.motion.append((to_ns(message.header.stamp), position, velocity))
+        self.came.append(time.monotonic())
         spoilt = self.spoil_joints(message)
         if spoilt is not None:
             self._joints.publish(spoilt)
@@ -336,9 +339,18 @@ def test_whatever_goes_wrong_around_a_moving_arm_it_comes_to_rest_within_its_lim
     velocities = np.array([velocity for _, _, velocity in lab.motion])
     assert np.ptp(positions[:, 0]) > 2 * SWING, "it moved"
     assert (positions > PROFILE.lower - 0.02).all() and (positions < PROFILE.upper + 0.02).all()
-    between = np.abs(np.diff(positions, axis=0)) / np.diff(stamps)[:, None]
+    # A simulator that a busy machine held up has heard several commands when its own time goes on: what follows is no arm's motion.
+    late = np.convolve(np.diff(lab.came) > 2 * PROFILE.period, np.ones(8), "full")[: len(stamps) - 1] > 0
+    assert late.mean() < 0.5
+    seconds = np.diff(stamps)[:, None]
+    between = np.where(late[:, None], 0, np.abs(np.diff(positions, axis=0)) / seconds)
     # What is commanded keeps to the velocity; a servo that was behind catches up somewhat faster.
     assert (between <= 1.3 * PROFILE.velocity).all(), between.max(axis=0)
-    # A hold tells the driver where the arm is, behind what it was told before: the servo brakes harder than any command asks it to.
-    turned = np.abs(np.diff(velocities, axis=0)) / np.diff(stamps)[:, None] / PROFILE.acceleration
+    turned = np.where(late[:, None], 0, np.abs(np.diff(velocities, axis=0)) / seconds / PROFILE.acceleration)
+    # At full speed it ran into its table.
     assert (turned <= 3.0).all(), turned.max(axis=0)
+    # A brake or a hold goes on from what the arm was told before, so that the servo brakes no harder than a command may ask it to.
+    stops = np.array([to_ns(one.header.stamp) for one in lab.stops if one.stopped]) / SECOND
+    since = stamps[1:, None] - stops
+    braked = turned[((since > -0.05) & (since < 0.6)).any(axis=1)]
+    assert (braked <= 1.5).all(), braked.max(axis=0)

@@ -67,6 +67,8 @@ _SPACES = {
     "end_effector_pose": Action.SPACE_END_EFFECTOR_POSE,
     "end_effector_delta": Action.SPACE_END_EFFECTOR_DELTA,
 }
+REFUSED_FOR = 1.0
+"""s after which a gripper that refused a goal is told again, in real time."""
 _PATIENCE = 0.8
 """Share of the deadline after which a missing observation is reported here: before the simulator reports a missing command."""
 
@@ -152,6 +154,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._last_command: Any = None
         self._grip: float | None = None  # the opening that a gripper which travels with the arm was last sent to
         self._stopped = False  # by the watchdog
+        self._refused: float | None = None  # when the gripper last refused one, s
         self._gripper_goal: object | None = None  # what the gripper has not accepted yet; in lockstep the arm's command waits for it
         self._broken = ""  # why the weights in use must go
         self._weights_due = False  # an episode is over since, but the arm was not at rest or the policy still thought
@@ -232,7 +235,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
         if not isinstance(self._policy, InpaintingPolicy):
             raise ConfigError(f"{source}: policy '{spec.policy_id}' cannot go on from another chunk; choose chunking:=switch or ensemble")
         if spec.action_space != "joint_position":
-            raise ConfigError(f"{source}: chunking:=rtc needs joint targets; this policy's actions are {spec.action_space}")
+            raise ConfigError(
+                f"{source}: chunking:=rtc needs joint targets; policy '{spec.policy_id}' acts in {spec.action_space}, "
+                "where two chunks begin at different poses; choose chunking:=switch or ensemble"
+            )
         return self._policy
 
     def _self_test(self) -> None:
@@ -572,6 +578,9 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._previous, self._previous_stamp = result, stamp
         if again:
             return  # a controller must not be given the same goal twice
+        if self._refused is not None and self.parameters.realtime and time.monotonic() - self._refused > REFUSED_FOR:
+            self._refused = None
+            self._trigger.reset()
         opening = None if result.held or self._stopped else self._trigger.update(float(result.command[-1]))
         if opening is not None:
             self._grip = opening
@@ -606,6 +615,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         def answered(accepted: bool) -> None:
             if not deadline.met:
                 deadline.meet()
+                self._refused = None if accepted else time.monotonic()
                 if not accepted:
                     self.get_logger().warning(f"{link.name} refused a goal of opening {opening:.2f}")
                 if self._gripper_goal is goal:
