@@ -143,14 +143,14 @@ class Watchdog:
         return tuple(f"{part}: never heard" for part in self._needed if part not in self._heard)
 
 
-def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, float]:
+def braking(profile: RobotProfile, positions: np.ndarray, velocities: np.ndarray, within: float = 0.0) -> tuple[np.ndarray, float]:
     """Where the arm rests when all joints brake evenly from now, each at its limit or less: (joints,) rad within the position limits, and
-    the seconds that it takes, at least one control period. positions (joints,) rad and velocities (joints,) rad/s of now.
+    the seconds that it takes, at least one control period and `within`. positions (joints,) rad and velocities (joints,) rad/s of now.
 
     A cubic from (q, v) to (q + v T / 2, 0) in T has the constant deceleration v / T: what a trajectory controller makes of it is a brake.
     """
     speed = np.clip(np.nan_to_num(velocities), -profile.velocity, profile.velocity)
-    seconds = max(profile.period, float((np.abs(speed) / profile.acceleration).max()))
+    seconds = max(profile.period, within, float((np.abs(speed) / profile.acceleration).max()))
     return np.clip(positions + speed * seconds / 2, profile.lower, profile.upper), seconds
 
 
@@ -161,7 +161,8 @@ def set_points(profile: RobotProfile, last: np.ndarray, velocities: np.ndarray) 
     It begins at the set-point in force, ahead of where the arm is measured, and at the arm's speed, so without a step: an arm that follows
     goes on following. rest + (last - rest) (1 - t/T)^2: constant deceleration.
     """
-    rest, seconds = braking(profile, last, velocities)
+    _, seconds = braking(profile, last, velocities)
     count = max(1, int(np.ceil(seconds / profile.period - 1e-9)))
+    rest, _ = braking(profile, last, velocities, count * profile.period)  # in whole periods, at the same speed in the first one
     share = 1 - np.arange(1, count + 1)[:, None] / count
     return rest + (last - rest) * share**2

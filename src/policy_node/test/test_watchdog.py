@@ -179,7 +179,8 @@ def test_set_points_of_a_brake_are_within_all_limits_and_go_on_as_the_arm_went(r
     profile = load_profile(robot)
     last, velocities, _ = anywhere(profile, data)
     row = set_points(profile, last, velocities)
-    rest, seconds = braking(profile, last, velocities)
+    rest, seconds = braking(profile, last, velocities, len(row) * profile.period)
+    assert seconds == len(row) * profile.period < braking(profile, last, velocities)[1] + profile.period + 1e-9
     np.testing.assert_allclose(row[-1], rest, atol=1e-12)
     assert (row >= profile.lower - 1e-9).all() and (row <= profile.upper + 1e-9).all()
     steps = np.diff(np.vstack([last, row]), axis=0)
