@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
 from whetstone_msgs.msg import Episode, Reward, Watchdog
 
+from robot_bringup.bag_recorder_node import BagRecorder, _Ear
+from robot_bringup.bags.topics import RecordedTopic
 from whetstone.images import to_message
 from whetstone.profile import load_profile
 from whetstone.ros import CAMERA_LIVE, EVENT, LATCHED, camera_qos, joints_qos, to_stamp
@@ -137,3 +140,18 @@ def test_what_is_said_of_an_episode_is_in_its_bag_byte_for_byte_and_a_killed_rec
         assert "its recorder was killed; what there is of it is in" in graph.log("bag_recorder")
     finally:
         graph.close()
+
+
+@pytest.mark.parametrize("latched", [True, False])
+def test_a_camera_s_machine_whose_clock_is_behind_is_heard(latched: bool) -> None:
+    """A publisher's own time tells what was kept for late joiners from what is said now only where something is kept."""
+    heard: list[Any] = []
+    node: Any = object.__new__(BagRecorder)
+    node.parameters = SimpleNamespace(wall_time=True, realtime=True)
+    node._since, node._robot_time, node._router = 10**18, 0, SimpleNamespace(hear=lambda now, message, *_: heard.append(message))
+    subscription = SimpleNamespace(get_publisher_count=lambda: 1)
+    row = RecordedTopic("camera", "sensor_msgs/msg/Image", "camera")
+    ear = _Ear("/camera", row, Image, subscription, stamped=True, named=False, clock=True, latched=latched)
+    data = serialize_message(to_message(np.zeros((2, 2, 3), np.uint8), 5, "camera"))
+    node._hear(0.0, 10**18 + 5, ear, data, {"source_timestamp": 10**18 - 60 * 10**9, "publication_sequence_number": 1})
+    assert [(message.time, message.publish_time) for message in heard] == ([] if latched else [(10**18 + 5, 10**18 - 60 * 10**9)])

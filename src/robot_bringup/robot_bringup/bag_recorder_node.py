@@ -98,7 +98,8 @@ class Parameters:
 
 @dataclass
 class _Ear:
-    """One subscription. stamped: its messages begin with a header; named: and go on with the episode's id; clock: they tell robot time."""
+    """One subscription. stamped: its messages begin with a header; named: and go on with the episode's id; clock: they tell robot time;
+    latched: what was said before it listened comes too."""
 
     topic: str
     row: RecordedTopic
@@ -107,6 +108,7 @@ class _Ear:
     stamped: bool
     named: bool
     clock: bool
+    latched: bool
     numbers: Sequence = field(default_factory=Sequence)
 
 
@@ -247,7 +249,7 @@ class BagRecorder(WhetstoneNode[Parameters]):
         clock = row.kind in ("camera", "joints") or name == "rosgraph_msgs/msg/Clock"
         reliable, latched = offered.reliability == ReliabilityPolicy.RELIABLE, offered.durability == DurabilityPolicy.TRANSIENT_LOCAL
         self._definitions[topic] = found, metadata.offered_qos(depth=offered.depth, reliable=reliable, latched=latched)
-        self._ears.append(_Ear(topic, row, kind, subscription, stamped, named, clock))
+        self._ears.append(_Ear(topic, row, kind, subscription, stamped, named, clock, latched))
         self._router.absent.pop(topic, None)
 
     def _discover(self) -> None:
@@ -319,7 +321,8 @@ class BagRecorder(WhetstoneNode[Parameters]):
                 stamp = stamp_of_raw(data)
             except InputError:
                 pass
-        old = info["source_timestamp"] < self._since  # said before this node listened
+        # Said before this node listened; of any other topic it would only say that the publisher's machine has a clock that is behind.
+        old = ear.latched and info["source_timestamp"] < self._since
         if ear.clock and stamp is not None and not old:
             self._robot_time = max(self._robot_time, stamp)
         state = None

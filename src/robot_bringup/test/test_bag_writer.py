@@ -87,6 +87,14 @@ def test_a_bag_cut_off_anywhere_gives_what_is_whole_in_it(tmp_path_factory: pyte
         assert custom == {"whetstone.robot": "so100", WHOLE: "false"}
 
 
+def test_a_recorder_killed_while_it_wrote_its_only_chunk_leaves_what_it_had_written(tmp_path: Path) -> None:
+    written = write(tmp_path / "bag", 40, size=20_000, close=False)
+    (path,) = (tmp_path / "bag").glob("*.mcap")
+    os.truncate(path, path.stat().st_size * 3 // 4)
+    count = recover(tmp_path / "bag", {WHOLE: "false"})
+    assert 20 <= count < 32 and read(tmp_path / "bag") == written[:count]
+
+
 def test_a_chunk_that_never_reached_the_disk_does_not_cost_those_after_it(tmp_path: Path) -> None:
     """Power that fails may leave zeros in the middle of a file whose end is written."""
     written = write(tmp_path / "bag", 30, size=200_000, close=False)

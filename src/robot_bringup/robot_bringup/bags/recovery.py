@@ -20,6 +20,7 @@ from mcap.writer import CompressionType, Writer
 from robot_bringup.bags import metadata
 from robot_bringup.bags.metadata import Channel, FileFacts
 from robot_bringup.bags.writer import CHUNK, RECORD
+from whetstone.bags.damaged import cut_off_records
 from whetstone.files import replacing
 
 _END = b"\x89MCAP0\r\n"
@@ -84,9 +85,12 @@ def _records(path: Path) -> Iterator[tuple[Any, Schema | None]]:
 
 
 def _unpacked(path: Path) -> Iterator[Any]:
+    """The records of a file, those in chunks too; of a chunk that was cut off those before the cut."""
+    offset = 0
     try:
         with path.open("rb") as file:
             for record in StreamReader(file, emit_chunks=True).records:
+                offset = file.tell()
                 if not isinstance(record, Chunk):
                     yield record
                     continue
@@ -96,7 +100,7 @@ def _unpacked(path: Path) -> Iterator[Any]:
                     continue
                 yield from inside
     except Exception:  # as above: here it ends
-        return
+        yield from cut_off_records(path, offset)
 
 
 def _end(path: Path) -> None:

@@ -210,7 +210,7 @@ class ScannedMcap(_Scanned):
 
     def _add_cut_off(self, offset: int, size: int) -> None:
         """The record at this byte is not whole: of a chunk take what can be read."""
-        inside = self._cut_off_records(offset)
+        inside = cut_off_records(self.path, offset)
         self._add_records(inside, partial(self._read_cut_off, offset))
         lost = size - offset
         if lost:
@@ -226,7 +226,7 @@ class ScannedMcap(_Scanned):
         return _by_time(breakup_chunk(chunk))
 
     def _read_cut_off(self, offset: int) -> list[tuple[int, int, bytes]]:
-        return _by_time(self._cut_off_records(offset))
+        return _by_time(cut_off_records(self.path, offset))
 
     def _read_run(self, offset: int, count: int) -> Iterator[tuple[int, int, bytes]]:
         with self.path.open("rb") as file:
@@ -237,28 +237,6 @@ class ScannedMcap(_Scanned):
                 if isinstance(record, mcap_records.Message):
                     count -= 1
                     yield record.channel_id, record.log_time, record.data
-
-    def _cut_off_records(self, offset: int) -> list[Any]:
-        """The records before the cut in a chunk that begins at this byte; none where it is no chunk."""
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            stream = ReadDataStream(file)
-            try:
-                if stream.read1() != Opcode.CHUNK:
-                    return []
-                length, _, _, _, _ = stream.read8(), stream.read8(), stream.read8(), stream.read8(), stream.read4()
-                compression = stream.read_prefixed_string()
-                stream.read8()
-                content = unpacked(compression, file.read(length))
-            except _MCAP_ENDS:
-                return []
-        found: list[Any] = []
-        try:
-            for record in StreamReader(BytesIO(content), skip_magic=True, record_size_limit=len(content)).records:
-                found.append(record)
-        except _MCAP_ENDS:
-            pass
-        return found
 
 
 class ScannedRosbag1(_Scanned):
@@ -434,6 +412,29 @@ class ScannedSqlite(_Scanned):
 def metadata_of(record: mcap_records.Metadata) -> dict[str, str]:
     """What a metadata record of an MCAP file says; rosbag2's own, which repeats metadata.yaml, says nothing here."""
     return {} if record.name == "rosbag2" else dict(record.metadata)
+
+
+def cut_off_records(path: Path, offset: int) -> list[Any]:
+    """The records before the cut in a chunk of an MCAP file that begins at this byte; none where it is no chunk."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        stream = ReadDataStream(file)
+        try:
+            if stream.read1() != Opcode.CHUNK:
+                return []
+            length, _, _, _, _ = stream.read8(), stream.read8(), stream.read8(), stream.read8(), stream.read4()
+            compression = stream.read_prefixed_string()
+            stream.read8()
+            content = unpacked(compression, file.read(length))
+        except _MCAP_ENDS:
+            return []
+    found: list[Any] = []
+    try:
+        for record in StreamReader(BytesIO(content), skip_magic=True, record_size_limit=len(content)).records:
+            found.append(record)
+    except _MCAP_ENDS:
+        pass
+    return found
 
 
 def unpacked(compression: str, data: bytes) -> bytes:
