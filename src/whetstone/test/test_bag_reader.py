@@ -434,9 +434,15 @@ def test_the_journal_of_a_recorder_that_was_killed(tmp_path: Path) -> None:
     copy = tmp_path / "copy.db3"
     for ending in ("", "-wal"):
         shutil.copy(f"{path}{ending}", f"{copy}{ending}")
+    left = {path.name: path.read_bytes() for path in (copy, Path(f"{copy}-wal"))}
+    with open_bag(path.parent) as bag:  # its recorder is still there
+        check(bag, TOLD)
+        assert bag.warnings == []
     database.close()
     with open_bag(copy) as bag:
         check(bag, TOLD)
+        assert bag.warnings == []
+    assert left == {name: (tmp_path / name).read_bytes() for name in left}
 
 
 # What is no bag, or cannot be understood.

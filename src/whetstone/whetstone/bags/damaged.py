@@ -387,6 +387,7 @@ class ScannedSqlite(_Scanned):
 
     def _open(self) -> apsw.Connection:
         database = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY, vfs=_VFS)
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # its journal stays as it is; else closing is an error of the disk
         database.execute("PRAGMA writable_schema = ON")  # a file shorter than its header says is otherwise refused as a whole
         return database
 
