@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from robot_bringup import schedule
 from whetstone import config
+from whetstone.arguments import expanded
 from whetstone.errors import ConfigError
 
 Mode = Literal["refine", "evaluate", "sim", "reward", "learner"]
@@ -78,9 +79,9 @@ class Argument:
     def _path(self, text: str) -> Path:
         """With ~ and ~user replaced."""
         try:
-            return Path(text).expanduser()
-        except RuntimeError:
-            raise ConfigError(f"argument {self.name}:={text}: there is no user '{text[1:].split('/')[0]}'") from None
+            return expanded(text)
+        except ConfigError as error:
+            raise ConfigError(f"argument {self.name}:={error}") from None
 
     def _number(self, text: str) -> int | float:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whetstone.arguments import boolean, integer, parse_arguments
+from whetstone.arguments import at_least, boolean, expanded, integer, parse_arguments
 from whetstone.errors import ConfigError
 
 DEFAULTS = {"robot": "franka", "steps": "10"}
@@ -24,6 +24,19 @@ def test_what_is_no_integer_is_named():
     assert integer({"steps": "12"}, "steps") == 12
     with pytest.raises(ConfigError, match="steps:=many is not an integer"):
         integer({"steps": "many"}, "steps")
+
+
+def test_what_is_too_little_is_named():
+    assert at_least({"steps": "1"}, "steps", 1) == 1
+    with pytest.raises(ConfigError, match="steps:=0 must be at least 1"):
+        at_least({"steps": "0"}, "steps", 1)
+
+
+def test_a_path_in_ones_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/bag") == tmp_path / "bag" and str(expanded("bag/~")) == "bag/~"
+    with pytest.raises(ConfigError, match="there is no user 'nobody-here'"):
+        expanded("~nobody-here/bag")
 
 
 def test_what_is_neither_true_nor_false_is_named():

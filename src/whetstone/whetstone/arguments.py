@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from whetstone.config import unknown
 from whetstone.errors import ConfigError, WhetstoneError
@@ -39,7 +40,17 @@ def seconds(values: Mapping[str, str], key: str) -> float | None:
             raise ValueError
     except ValueError:
         raise ConfigError(f"argument {key}:={values[key]} is not a number of seconds") from None
+    if found is not None and found < 0:
+        raise ConfigError(f"argument {key}:={values[key]} must be at least 0")
     return found
+
+
+def at_least(values: dict[str, str], key: str, least: int) -> int:
+    """The value of a key that wants an integer of so much or more. Raises ConfigError naming it."""
+    value = integer(values, key)
+    if value < least:
+        raise ConfigError(f"argument {key}:={value} must be at least {least}")
+    return value
 
 
 def boolean(values: dict[str, str], key: str) -> bool:
@@ -75,6 +86,14 @@ def named(values: Mapping[str, str], key: str) -> dict[str, str]:
     if any(not name or not value for name, _, value in pairs):
         raise ConfigError(f"argument {key}:={values[key]} is not of the form ours=theirs,ours=theirs")
     return {name: value for name, _, value in pairs}
+
+
+def expanded(text: str) -> Path:
+    """The path with ~ and ~user replaced. Raises ConfigError where there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{text}: there is no user '{text[1:].split('/')[0]}'") from None
 
 
 def spelled(values: Mapping[str, str], defaults: Mapping[str, str] | None = None, always: Sequence[str] = ()) -> str:
