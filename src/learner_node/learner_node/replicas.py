@@ -13,7 +13,7 @@ from typing import Any
 from learner_node.group import Group
 from whetstone import snapshot
 from whetstone.contracts import Learner, Policy, Rollout, UpdateReport
-from whetstone.errors import ConfigError, InputError
+from whetstone.errors import ConfigError
 from whetstone.plugins import configured
 from whetstone.profile import load_profile
 
@@ -38,10 +38,7 @@ def make(recipe: Recipe, group: Group) -> tuple[Policy, Learner]:
     plugin, settings = configured("whetstone.policies", recipe.policy)
     policy: Policy = plugin.load(settings, load_profile(recipe.robot), group.device(recipe.device))
     if recipe.weights:
-        try:
-            policy.load_trainable_state(snapshot.load(recipe.weights))
-        except ValueError as error:
-            raise InputError(f"{recipe.weights}: {error}") from None
+        snapshot.restore(policy, recipe.weights)
     plugin, settings = configured("whetstone.learners", recipe.learner)
     learner = plugin.load(settings, policy, recipe.seed)
     if recipe.sharded and not hasattr(policy, "network"):

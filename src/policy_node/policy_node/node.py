@@ -121,10 +121,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._policy: Policy = plugin.load(settings, self._profile, p.device)
         self._check_spec(config.show(path))
         if p.weights:
-            try:
-                self._policy.load_trainable_state(snapshot.load(p.weights))
-            except ValueError as error:
-                raise InputError(f"{p.weights}: {error}") from None
+            snapshot.restore(self._policy, p.weights)
         self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
         self._watching: Callable[[Observation], None] | None = getattr(self._policy, "observe", None)
         self._shown = -1  # the control step of this episode that such a policy was shown last

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from whetstone import files
+from whetstone.contracts import Policy
 from whetstone.errors import InputError
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -147,6 +148,14 @@ def save(state: dict[str, np.ndarray], path: str, metadata: dict[str, str] | Non
             save_file({name: np.asarray(array, order="C") for name, array in state.items()}, partial, metadata)
     except SafetensorError as error:
         raise OSError(" ".join(str(error).split())) from None
+
+
+def restore(policy: Policy, path: str) -> None:
+    """Put the weights of a .safetensors file into a policy. Raises InputError naming it, also where they are another policy's."""
+    try:
+        policy.load_trainable_state(load(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not weights of policy '{policy.spec.policy_id}': {error}") from None
 
 
 def load(path: str) -> dict[str, np.ndarray]:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from robot_bringup.evaluation.lanes import Pilot, Reward
 from whetstone import config, snapshot
+from whetstone.arguments import expanded
 from whetstone.completion import Completion
 from whetstone.contracts import PolicyMode
-from whetstone.errors import AssetError, ConfigError, InputError
+from whetstone.errors import AssetError, ConfigError
 from whetstone.plugins import configured
 from whetstone.profile import RobotProfile
 from whetstone.rewards import load_reward
@@ -38,7 +39,8 @@ def named(text: str, kind: str) -> list[Named]:
     for word in filter(None, text.split(",")):
         configuration, _, weights = word.partition(AT) if kind == "policies" else (word, "", "")
         config.find(kind, configuration)
-        if weights and not Path(weights).expanduser().is_file():
+        weights = str(expanded(weights)) if weights else ""
+        if weights and not Path(weights).is_file():
             raise ConfigError(f"{word}: {weights}: no such file")
         stem = Path(configuration).stem if configuration.endswith((".yaml", ".yml")) else configuration
         found.append(Named(f"{stem}{AT}{Path(weights).stem}" if weights else stem, configuration, weights))
@@ -82,9 +84,6 @@ def load_pilots(wanted: Sequence[Named], profile: RobotProfile, device: str, mod
                 f"policy '{one.name}' drives {', '.join(spec.joints)}; robot '{profile.name}' has {', '.join(profile.joint_names)}"
             )
         if one.weights:
-            try:
-                policy.load_trainable_state(snapshot.load(str(Path(one.weights).expanduser())))
-            except ValueError as error:
-                raise InputError(f"{one.weights}: not weights of policy '{one.configuration}' on robot '{profile.name}': {error}") from None
+            snapshot.restore(policy, one.weights)
         loaded.append(Pilot(one.name, policy, mode))
     return loaded
