@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,37 @@ def test_stored_episodes_in_two_processes_with_outcomes_that_a_file_says(
     auc = [row["value"] for row in data["rows"] if row["metric"] == "success_auc"][0]
     assert auc == float(ends[0] > ends[1])
     assert any("images at decisions only" in line for line in data["recordings"][0]["warnings"])
+
+
+def test_runs_whose_episodes_are_called_alike(policy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sim, task = Simulation(PROFILE), load_task(TASK, "so100")
+    try:
+        rollout = run_episode(sim, policy, _short(task), 1, "greedy").rollout
+    finally:
+        sim.close()
+    name, runs, out = rollout.episode_id, [tmp_path / one for one in "abc"], tmp_path / "out"
+    for run in runs:
+        RolloutStore(run / "rollouts").write(rollout)
+    words = ("reward:=sarm2,constant", "robot:=so100", "controls:=0", f"out:={out}")
+    assert evaluate(runs[0], *words) == 0
+    shutil.copytree(runs[1], tmp_path / "d")  # with its times
+    (runs[2] / "rollouts" / name / "arrays.npz").write_bytes(b"damaged")
+    capsys.readouterr()
+    # One that cannot be read leaves its namesakes alone; what was there already is not made again under its longer name.
+    assert evaluate(*runs, tmp_path / "d", *words) == 1
+    said = capsys.readouterr().out
+    assert f"not evaluated: c/rollouts/{name}: " in said and "3 recordings evaluated, 1 of them before" in said
+    known = [f"{run}/rollouts/{name}" for run in "abd"]
+    data = json.loads((out / "evaluation.json").read_text())
+    assert [one["name"] for one in data["recordings"]] == known
+    assert [row["case"] for row in data["rows"] if row["subject"] == "sarm2" and row["metric"] == "voc"] == [*known, "all"]
+    assert list(dict.fromkeys(row["recording"] for row in scores_in(out))) == known
+    anchors = re.findall(r'<details class="recording" open id="([^"]*)"', (out / "report.html").read_text())
+    assert len(set(anchors)) == 3
+    outcomes = tmp_path / "outcomes.yaml"
+    outcomes.write_text(yaml.safe_dump({known[0]: "success", known[1]: "failure"}))
+    assert evaluate(*runs[:2], *words, f"outcomes:={outcomes}") == 0
+    assert [one["succeeded"] for one in json.loads((out / "evaluation.json").read_text())["recordings"]] == [True, False]
 
 
 def _short(task: Any) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import recorded_bags
 import yaml
+from bag_samples import write_rosbag2
 
 from robot_bringup.cli import main
 from robot_bringup.offline import run_episode
@@ -89,6 +92,37 @@ def test_weights_are_written_signed_and_can_be_started_from(
     found = json.loads((out / "evaluation.json").read_text())["recordings"][0]["policies"]
     assert found["flow_vla"]["figures"]["joints"] != found["flow_vla@refined"]["figures"]["joints"]
     assert refine(*words[:-1], f"weights:={path}", f"out:={tmp_path / 'three'}") == 0
+
+
+def test_bags_of_several_runs_and_what_refine_may_delete(policy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    types, episode = recorded_bags.store(), recorded_bags.act(PROFILE, policy, 32)
+    bags = [tmp_path / run / "bags" / "same" for run in "ab"]
+    for bag in bags:
+        bag.parent.mkdir(parents=True)
+        write_rosbag2(bag, recorded_bags.told(episode, PROFILE, types), store=types)
+    out = tmp_path / "out"
+    mine = out / "episodes" / "mine"
+    mine.mkdir(parents=True)
+    words = (*bags, "robot:=so100", "held_out:=0", "learner:=behaviour_cloning", "instruction:=put it there", f"out:={out}")
+    assert refine(*words) == 2
+    assert "episodes: is there and whetstone refine did not make it: name another folder, out:=" in capsys.readouterr().err
+    mine.rmdir()
+    # Whatever it made itself is made again.
+    for _ in range(2):
+        assert refine(*words) == 0
+        assert "2 episodes to learn from" in (said := capsys.readouterr().out) and "left out" not in said
+        names = json.loads((out / "refined.json").read_text())["episodes"]
+        assert names == ["a/bags/bag-same", "b/bags/bag-same"]
+    assert refine(out / "episodes" / "a" / "bags", *words) == 2
+    assert "bag-same lies in it: name another folder, out:=" in capsys.readouterr().err
+    assert (out / "episodes" / "a" / "bags" / "bag-same" / "arrays.npz").is_file()
+
+
+def test_a_folder_beside_something_elses_run_json(episodes: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(episodes, folder)
+    (tmp_path / "run.json").write_text('{"of": "another program"}')
+    assert refine(folder, "robot:=so100", "held_out:=0", "learner:=flow_refinement", f"out:={tmp_path / 'out'}") == 0
 
 
 def test_another_reward_models_word_and_learners_that_cannot(episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from robot_bringup.evaluation.command import robot_of_all
 from robot_bringup.evaluation.lanes import Pilot, PolicyLane, play
 from robot_bringup.evaluation.recordings import Source, StoredEpisode
 from whetstone import config, jsonfile, results, signing, snapshot
-from whetstone.arguments import integer, parse_arguments, spelled
+from whetstone.arguments import at_least, expanded, integer, one_of, parse_arguments, spelled
 from whetstone.completion import Completion, first_success
 from whetstone.contracts import ConditionedPolicy, FlowPolicy, ImitationPolicy, Policy, Rollout
 from whetstone.errors import ConfigError, InputError
@@ -60,12 +60,16 @@ RECORDING: a run's folder, a folder of episodes or one of them, a bag or a folde
 """
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 _JUDGED = ("success", "failure", "timeout")
+_MADE = ".made-by-refine"
+"""File of the folder of episodes that were made from bags."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An episode and the store that its frames lie in; truth: whether it succeeded by the simulator's truth, None: nobody knows."""
+    """An episode under a name of its own and the store that its frames lie in; truth: whether it succeeded by the simulator's truth, None:
+    nobody knows."""
 
+    name: str
     store: RolloutStore
     rollout: Rollout
     truth: bool | None = None
@@ -80,24 +84,20 @@ def main(words: Sequence[str], console: Console) -> int:
     given = parse_arguments([word for word in words if ":=" in word], ARGUMENTS)
     if not paths:
         raise ConfigError("name what is to be learned from: a run's folder or episodes (with a robot: whetstone run refine)")
-    updates, seed, share = integer(given, "updates"), integer(given, "seed"), _share(given)
-    if updates < 1:
-        raise ConfigError(f"argument updates:={updates} must be at least 1")
-    if integer(given, "threads") < 1:
-        raise ConfigError(f"argument threads:={given['threads']} must be at least 1")
+    updates, threads, seed, share = at_least(given, "updates", 1), at_least(given, "threads", 1), integer(given, "seed"), _share(given)
     key = signing.load_key(given["weights_key"]) if given["weights_key"] else b""
-    if given["outcomes"] not in ("", "recorded", "reward"):
-        raise ConfigError(config.unknown("value of outcomes", given["outcomes"], ("recorded", "reward")))
+    if given["outcomes"]:
+        one_of(given, {"outcomes": ("recorded", "reward")})
     if given["outcomes"] == "reward" and not given["reward"]:
         raise ConfigError("outcomes:=reward needs reward:=NAME, whose word it is")
     sources = recordings.find(paths)
     profile = load_profile(given["robot"] or robot_of_all(sources))
     import torch
 
-    torch.set_num_threads(integer(given, "threads"))
+    torch.set_num_threads(threads)
     policy, learner, said = _learner(given, profile, sources, seed)
     sources, left_out = _as_episodes(sources, policy, profile, given)
-    stored, more = _read(sources, policy, profile)
+    stored, more = _read(sources, policy)
     left_out |= more
     if given["reward"]:
         stored, more = _relabelled(stored, given, profile)
@@ -121,7 +121,7 @@ def main(words: Sequence[str], console: Console) -> int:
     after = figures(policy, held, profile, seed)
     for name in before:
         console.print(f"held out: {name} {_change(before[name], after[name], _why_not(name, held))}", **_PLAIN)
-    path = _write(Path(given["out"]).expanduser(), policy, key, given, paths, (taught, held), (before, after), reports)
+    path = _write(expanded(given["out"]), policy, key, given, paths, (taught, held), (before, after), reports)
     name = _policy_name(given)
     console.print(f"wrote {path}; try it: whetstone run evaluate robot:={profile.name} policy:={name} weights:={path}", **_PLAIN)
     return 0
@@ -158,13 +158,9 @@ def _learner(given: dict[str, str], profile: RobotProfile, sources: Sequence[Sou
     policies, policy_settings = configured("whetstone.policies", name)
     both: list[Policy] = []
     for _ in range(2):
-        policy = policies.load(policy_settings, profile, given["device"])
+        both.append(policies.load(policy_settings, profile, given["device"]))
         if given["weights"]:
-            try:
-                policy.load_trainable_state(snapshot.load(str(Path(given["weights"]).expanduser())))
-            except ValueError as error:
-                raise InputError(f"{given['weights']}: not weights of policy '{name}': {error}") from None
-        both.append(policy)
+            snapshot.restore(both[-1], str(expanded(given["weights"])))
     return both[0], plugin.load(settings, both[1], seed), said
 
 
@@ -180,44 +176,65 @@ def _off_policy() -> list[str]:
 
 def _drove(source: Source, policy: str, weights: str) -> bool:
     """Whether the weights that the learner begins with drove this episode, as far as its run says."""
-    settings = jsonfile.read(Path(source.path).parent / "run.json") if source.kind == "episode" else None
-    if not settings or weights or settings["arguments"].get("weights") or settings["arguments"].get("policy") != policy:
+    arguments = recordings.arguments_of(source) if source.kind == "episode" and not weights else {}
+    if arguments.get("weights") or arguments.get("policy") != policy:
         return False
-    return RolloutStore(source.path).iteration(source.name) == 0
+    return RolloutStore(source.path).iteration(source.id) == 0
 
 
 def _as_episodes(
     sources: Sequence[Source], policy: Policy, profile: RobotProfile, given: dict[str, str]
 ) -> tuple[list[Source], dict[str, str]]:
     """Bags as stored episodes, with frames of every control step, and why some could not be."""
-    folder, left_out = Path(given["out"]).expanduser() / "episodes", dict[str, str]()
+    folder, left_out = expanded(given["out"]) / "episodes", dict[str, str]()
     bags = [source for source in sources if source.kind == "bag"]
     found = [source for source in sources if source.kind == "episode"]
     if not bags:
         return found, left_out
-    shutil.rmtree(folder, ignore_errors=True)  # an earlier refinement's: they are made again from the bags
+    _clear(folder, sources)
+    # Bags of several runs hold episodes that are called alike: each run's go to a folder of their own.
+    parents = dict.fromkeys(Path(source.path).parent for source in bags)
+    apart = recordings.told_apart([Source("bag", str(parent), parent.name) for parent in parents])
+    stores = {Path(one.path): folder / one.name if len(apart) > 1 else folder for one in apart}
     spec = policy.spec
     words = {name: given[name] for name in ("outcome", "instruction", "mapping", "cameras", "resize")}
     words |= {"robot": profile.name, "frames": "all", "execute": str(spec.execute), "horizon": str(spec.horizon)}
     for source in bags:
+        store = stores[Path(source.path).parent]
         try:
-            made = bags_to_episodes(Path(source.path), folder, words)
+            made = bags_to_episodes(Path(source.path), store, words)
         except InputError as error:
             left_out[source.name] = str(error)
             continue
-        found += recordings.find([str(folder / name) for name in made.written])
-        left_out |= made.left_out
-    return found, left_out
+        found += recordings.find([str(store / name) for name in made.written])
+        left_out |= {source.recording(name): why for name, why in made.left_out.items()}
+    return recordings.told_apart(found), left_out
 
 
-def _read(sources: Sequence[Source], policy: Policy, profile: RobotProfile) -> tuple[list[Stored], dict[str, str]]:
+def _clear(folder: Path, sources: Sequence[Source]) -> None:
+    """Take an earlier refinement's episodes away, for they are made again from the bags, but nobody else's. Raises InputError."""
+    inside = next((source for source in sources if Path(source.path).resolve().is_relative_to(folder.resolve())), None)
+    if inside is not None:
+        raise InputError(f"{folder}: would be written anew, and {inside.name} lies in it: name another folder, out:=FOLDER")
+    try:
+        if folder.exists() and not (folder / _MADE).is_file() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is there and whetstone refine did not make it: name another folder, out:=FOLDER")
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        (folder / _MADE).write_text("whetstone refine makes this folder anew when it is given bags\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _read(sources: Sequence[Source], policy: Policy) -> tuple[list[Stored], dict[str, str]]:
     """Episodes that came to their end and fit the policy, and why the others do not."""
     found, left_out = [], {}
-    truths = {source.path: recordings.outcomes(Path(source.path).parent) for source in sources if source.kind == "episode"}
+    truths = {run: recordings.outcomes(run) for run in {source.run for source in sources}}
     for source in sources:
         store = RolloutStore(source.path)
         try:
-            rollout = store.read(source.name)
+            rollout = store.read(source.id)
         except InputError as error:
             left_out[source.name] = str(error)
             continue
@@ -225,8 +242,8 @@ def _read(sources: Sequence[Source], policy: Policy, profile: RobotProfile) -> t
         if why:
             left_out[source.name] = why
         else:
-            truth = truths[source.path].get(source.name)
-            found.append(Stored(store, rollout, None if truth is None else truth == "success"))
+            truth = truths[source.run].get(source.id)
+            found.append(Stored(source.name, store, rollout, None if truth is None else truth == "success"))
     return found, left_out
 
 
@@ -244,7 +261,7 @@ def _relabelled(stored: Sequence[Stored], given: dict[str, str], profile: RobotP
         try:
             rollout = label(one.rollout, one.store.frames(one.rollout.episode_id), model, profile)
         except InputError as error:
-            left_out[one.rollout.episode_id] = str(error)
+            left_out[one.name] = str(error)
             continue
         if judge:
             valid = rollout.scores["valid"]
@@ -338,8 +355,8 @@ def _write(
             "payload_sha256": manifest.payload_sha256,
             "signature": signing.sign(key, manifest, 0, 0, spec.policy_id, spec.config_hash) if key else "",
             "updates": [{"reason": report.reason, "metrics": report.metrics} for report in reports],
-            "episodes": [one.rollout.episode_id for one in taught],
-            "held_out": [one.rollout.episode_id for one in held],
+            "episodes": [one.name for one in taught],
+            "held_out": [one.name for one in held],
             "before": found[0],
             "after": found[1],
             "truth": _truth([*taught, *held]),

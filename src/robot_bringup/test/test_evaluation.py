@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robot_bringup import records
 from robot_bringup.charts import curves
 from robot_bringup.evaluation import figures, open_loop
 from robot_bringup.evaluation.lanes import Chunks, Scores
-from robot_bringup.evaluation.recordings import Done, find
+from robot_bringup.evaluation.models import named
+from robot_bringup.evaluation.recordings import Done, find, outcomes
 from robot_bringup.evaluation.spool import Reordered, Spool
 from robot_bringup.evaluation.summary import pair_summary, summarise
 from whetstone.completion import Completion
 from whetstone.contracts import RewardSample
-from whetstone.errors import InputError
+from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
 
 PERIOD = 50_000_000
@@ -188,8 +190,48 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         ("bag", "a.mcap"),
         ("bag", "b.bag"),
     ]
-    with pytest.raises(InputError, match="a.mcap is named twice"):
-        find([str(tmp_path / "a.mcap"), str(tmp_path / "a.mcap")])
+    for again in (tmp_path / "a.mcap", tmp_path / "run" / ".." / "a.mcap"):
+        with pytest.raises(InputError, match="a.mcap is named twice"):
+            find([str(tmp_path / "a.mcap"), str(again)])
+
+
+def test_what_is_called_alike_in_several_runs_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for run in ("a", "b"):
+        for episode in ("train-000-0000", f"train-000-000{run}"):
+            folder = tmp_path / run / "rollouts" / episode
+            folder.mkdir(parents=True)
+            (folder / "arrays.npz").touch()
+            (folder / "meta.json").write_text('{"outcome": "timeout"}')
+        (tmp_path / run / "bags" / "train-000-0001").mkdir(parents=True)
+        (tmp_path / run / "bags" / "train-000-0001" / "metadata.yaml").touch()
+        records.append(tmp_path / run / records.TRUTH, {"episode_id": "train-000-0000", "success": True})
+    found = find([str(tmp_path / run) for run in "ab"])
+    assert [one.name for one in found] == [
+        "a/rollouts/train-000-0000", "train-000-000a", "b/rollouts/train-000-0000", "train-000-000b"
+    ]  # fmt: skip
+    assert all(one.outcome == "failure" for one in found)
+    assert [one.name for one in find([str(tmp_path / run / "bags") for run in "ab"])] == [f"{run}/bags/train-000-0001" for run in "ab"]
+    one = find([str(tmp_path / "a" / "bags" / "train-000-0001")])[0]
+    assert (one.recording("train-000-0001"), one.recording("train-000-0007")) == ("train-000-0001", "train-000-0001/train-000-0007")
+    # Its run is found from whatever folder it is named.
+    for folder, word in (
+        ("a", "rollouts"),
+        ("a/rollouts", "."),
+        ("a/rollouts/train-000-0000", "."),
+        ("a/bags", "train-000-0001"),
+        ("", "a"),
+    ):
+        monkeypatch.chdir(tmp_path / folder)
+        assert outcomes(find([word])[0].run) == {"train-000-0000": "success"}, (folder, word)
+
+
+def test_weights_in_ones_home_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.safetensors").touch()
+    (found,) = named("flow_vla@~/w.safetensors", "policies")
+    assert (found.name, found.weights) == ("flow_vla@w", str(tmp_path / "w.safetensors"))
+    with pytest.raises(ConfigError, match="~nobody-here/w: there is no user 'nobody-here'"):
+        named("flow_vla@~nobody-here/w", "policies")
 
 
 def test_a_chart_leaves_gaps_and_survives_nothing() -> None:

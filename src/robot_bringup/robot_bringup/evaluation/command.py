@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,8 +16,8 @@ from robot_bringup.evaluation import recordings
 from robot_bringup.evaluation.models import named
 from robot_bringup.evaluation.recordings import Source
 from robot_bringup.evaluation.settings import Settings
-from whetstone import config
-from whetstone.arguments import integer, parse_arguments, spelled
+from whetstone import arguments, config
+from whetstone.arguments import at_least, expanded, integer, one_of, parse_arguments, spelled
 from whetstone.bags.mapping import load_mapping
 from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
@@ -63,9 +62,8 @@ def main(words: Sequence[str], console: Console) -> int:
     sources = recordings.find(paths)
     settings = _settings(given, sources)
     sources = _judged(sources, given["outcomes"])
-    sources = _controlled(sources, _at_least(given, "controls", 0))
-    out, jobs = Path(given["out"]).expanduser(), _at_least(given, "jobs", 1)
-    settings = replace(settings, threads=_at_least(given, "threads", 1))
+    sources = _controlled(sources, at_least(given, "controls", 0))
+    out, jobs = expanded(given["out"]), at_least(given, "jobs", 1)
     command = f"whetstone evaluate {' '.join(paths)} {spelled(given, ARGUMENTS)}".strip()
     ended = running.evaluate(settings, sources, out, jobs, command)
     for name, why in ended.failed.items():
@@ -88,9 +86,7 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
         raise ConfigError("say what is to be evaluated: reward:=NAME or policy:=NAME, or both")
     robot = given["robot"] or robot_of_all(sources)
     profile = load_profile(robot)
-    for key, known in (("resize", ("no", "stretch", "crop")), ("deployment", ("greedy", "sampled"))):
-        if given[key] not in known:
-            raise ConfigError(config.unknown(f"value of {key}", given[key], known))
+    one_of(given, {"resize": ("no", "stretch", "crop"), "deployment": ("greedy", "sampled")})
     task, instruction = _task(given["task"], profile.asset_name)
     start, end = (_seconds(given, key) for key in ("start", "end"))
     if start is not None and end is not None and start >= end:
@@ -105,12 +101,13 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
         device=given["device"],
         task=task,
         instruction=instruction,
-        cameras=_cameras(given["cameras"]),
+        cameras=arguments.named(given, "cameras"),
         mapping=given["mapping"],
         start=start,
         end=end,
         resize=given["resize"],  # type: ignore[arg-type]
         seed=integer(given, "seed"),
+        threads=at_least(given, "threads", 1),
     )
 
 
@@ -121,7 +118,8 @@ def robot_of_all(sources: Sequence[Source]) -> str:
     robots, unreadable = set[str](), list[InputError]()
     for source in sources:
         try:
-            robots.add(recordings.robot_of(source) if source.kind == "episode" else robot_in(source.path))
+            said = recordings.arguments_of(source).get("robot", "") if source.kind == "episode" else robot_in(source.path)
+            robots.add(str(said))
         except InputError as error:  # of several it is said when its turn comes
             unreadable.append(error)
     if unreadable and not robots:
@@ -145,13 +143,6 @@ def _task(text: str, robot: str) -> tuple[str, str]:
     return "", text
 
 
-def _cameras(text: str) -> dict[str, str]:
-    pairs = [item.partition("=") for item in text.split(",")] if text else []
-    if any(not ours or not topic for ours, _, topic in pairs):
-        raise ConfigError(f"argument cameras:={text} is not of the form camera=TOPIC,camera=TOPIC")
-    return {ours: topic for ours, _, topic in pairs}
-
-
 def _seconds(given: dict[str, str], key: str) -> float | None:
     try:
         value = float(given[key]) if given[key] else None
@@ -162,31 +153,22 @@ def _seconds(given: dict[str, str], key: str) -> float | None:
     return value
 
 
-def _at_least(given: dict[str, str], key: str, least: int) -> int:
-    value = integer(given, key)
-    if value < least:
-        raise ConfigError(f"argument {key}:={value} must be at least {least}")
-    return value
-
-
 def _judged(sources: Sequence[Source], word: str) -> list[Source]:
     """The sources with the outcomes that somebody else knows."""
     if not word:
         return list(sources)
     if word == "truth":
-        # A run has its stored episodes in RUN/rollouts and its bags in RUN/bags/EPISODE.
-        folders = {one.path: Path(one.path).parent if one.kind == "episode" else Path(one.path).parent.parent for one in sources}
-        known = {path: recordings.outcomes(folder) for path, folder in folders.items()}
-        found = [replace(one, outcome=known.get(one.path, {}).get(one.name, ""), judge="the simulator's truth") for one in sources]
+        known = {run: recordings.outcomes(run) for run in {one.run for one in sources}}
+        found = [replace(one, outcome=known[one.run].get(one.id, ""), judge="the simulator's truth") for one in sources]
         if not any(one.outcome for one in found):
             raise InputError("outcomes:=truth: no truth.jsonl beside these recordings says how they ended; only simulated runs write one")
         return found
-    contents = config.load_yaml(Path(word).expanduser())
+    contents, names = config.load_yaml(expanded(word)), [source.name for source in sources]
     for name, outcome in contents.items():
         if outcome not in ("success", "failure"):
             raise ConfigError(f"{word}: '{name}' is {outcome!r}; it must be success or failure")
-        if name not in {source.name for source in sources}:
-            raise ConfigError(f"{word}: {config.unknown('recording', str(name), [source.name for source in sources])}")
+        if name not in names:
+            raise ConfigError(f"{word}: {config.unknown('recording', str(name), names)}")
     return [replace(one, outcome=str(contents[one.name]), judge=word) if one.name in contents else one for one in sources]
 
 

@@ -94,7 +94,7 @@ def render(results: Sequence[Result], summary: Summary, failed: Mapping[str, str
         _agreement(summary, rewards),
         _policy_summary(summary, policies, results),
         _recordings(results, rewards, policies),
-        *(_recording(one) for one in results[:SHOWN]),
+        *(_recording(one, place) for place, one in enumerate(results[:SHOWN])),
         f'<p class="soft">{len(results) - SHOWN} more recordings are in the tables only.</p>' if len(results) > SHOWN else "",
         _about(command, results),
     ]
@@ -199,10 +199,10 @@ def _recordings(results: Sequence[Result], rewards: Sequence[str], policies: Seq
     return "".join(parts)
 
 
-def _recording(one: Result) -> str:
+def _recording(one: Result, place: int) -> str:
     told = (one["task"], f"“{one['instruction']}”", f"{one['seconds']:.1f} s", one["outcome"] or "outcome unknown")
     facts = [text for text in told if text]
-    parts = [f'<details class="recording" open id="{_anchor(one)}"><summary>{escape(one["name"])}</summary>']
+    parts = [f'<details class="recording" open id="r-{place}"><summary>{escape(one["name"])}</summary>']
     parts.append(f'<p class="soft">{escape(", ".join(facts))}</p>')
     if one["warnings"]:
         parts.append(_list(one["warnings"]))
@@ -315,11 +315,7 @@ def _scaled(metric: str, value: float | None) -> float | None:
 
 def _link(one: Result, place: int) -> _Cell:
     name = escape(one["name"])
-    return _Cell(f'<a href="#{_anchor(one)}">{name}</a>' if place < SHOWN else name, one["name"])
-
-
-def _anchor(one: Result) -> str:
-    return "r-" + "".join(letter if letter.isalnum() else "-" for letter in one["name"])
+    return _Cell(f'<a href="#r-{place}">{name}</a>' if place < SHOWN else name, one["name"])
 
 
 def _won(one: Result) -> str:

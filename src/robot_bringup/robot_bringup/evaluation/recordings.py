@@ -6,8 +6,10 @@ bag_recordings.py. Does not depend on ROS, torch or a model.
 
 from __future__ import annotations
 
-import json
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -16,6 +18,7 @@ import numpy as np
 
 from robot_bringup import records
 from whetstone import jsonfile
+from whetstone.arguments import expanded
 from whetstone.bags.files import is_bag_name, stems_of
 from whetstone.contracts import PROPRIOCEPTION, Rollout
 from whetstone.errors import InputError
@@ -28,24 +31,35 @@ Part = tuple[str, int, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """One bag or one stored episode. path: of the bag, or of the folder of episodes; name: in reports; outcome: "success" or "failure"
-    where it is known before the recording is read; judge: who said so, empty: the recording; controls: whether it is played again as what
-    it is not."""
+    """One bag or one stored episode. path: of the bag, or of the folder of episodes; id: of the episode, or the bag's own name; before:
+    the folders that tell it from others of that id, with a / behind; outcome: "success" or "failure" where it is known before the recording
+    is read; judge: who said so, empty: the recording; controls: whether it is played again as what it is not."""
 
     kind: Literal["bag", "episode"]
     path: str
-    name: str
+    id: str
+    before: str = ""
     outcome: str = ""
     judge: str = ""
     controls: bool = False
 
+    @property
+    def name(self) -> str:
+        """In reports, no other source's."""
+        return self.before + self.id
+
+    def recording(self, own: str) -> str:
+        """In reports, the name of a recording in it that calls itself so: a bag may hold several episodes."""
+        return self.name if own == self.id else f"{self.name}/{own}"
+
+    @property
+    def run(self) -> Path:
+        """Where the run lies that it belongs to, if it belongs to one: RUN/rollouts/EPISODE, RUN/bags/EPISODE."""
+        return Path(self.path).parent if self.kind == "episode" else Path(self.path).parent.parent
+
     def identity(self) -> list[Any]:
-        """What tells whether it has changed: its files' names, sizes and times."""
-        root = Path(self.path)
-        if self.kind == "episode":
-            root = root / self.name
-        files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-        return [[str(path.relative_to(root)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+        """What tells whether it has changed."""
+        return identity(Path(self.path) / self.id if self.kind == "episode" else Path(self.path))
 
 
 @dataclass(frozen=True)
@@ -168,60 +182,80 @@ class StoredEpisode:
         return np.asarray(measured[row], np.float32) if abs(int(stamps[row]) - stamp) <= self.profile.period_ns // 2 else None
 
 
+def identity(root: Path) -> list[Any]:
+    """Of a file, or of all files of a folder, what tells whether they have changed: names, sizes and times."""
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    return [[str(path.relative_to(root)), (found := path.stat()).st_size, found.st_mtime_ns] for path in files]
+
+
 def find(words: Sequence[str]) -> list[Source]:
     """A run's folder, a folder of episodes or one of them; anything else must be a bag, or a folder of bags. Raises InputError naming what
     is not there or is given twice."""
     found: list[Source] = []
     for word in words:
-        path = Path(word).expanduser()
-        if not path.exists():
-            raise InputError(f"{word}: no such file or folder")
-        found += _episodes(path) or _bags(path)
-    names = [source.name for source in found]
-    # Bags of several folders are often called alike.
-    found = [replace(one, name=_longer(one)) if one.kind == "bag" and names.count(one.name) > 1 else one for one in found]
-    twice = next((one for place, one in enumerate(found) if one in found[:place]), None)
+        path = Path(os.path.abspath(expanded(word)))  # so that its run is found from whatever folder it is named
+        try:
+            if not path.exists():
+                raise InputError(f"{word}: no such file or folder")
+            found += _episodes(path) or _bags(path)
+        except OSError as error:
+            raise InputError(f"{word}: cannot be read: {error.strerror or error}") from None
+    same = Counter((os.path.realpath(one.path), one.id) for one in found)
+    twice = next((one for one in found if same[os.path.realpath(one.path), one.id] > 1), None)
     if twice is not None:
-        raise InputError(f"{twice.name} is named twice")
-    return found
+        raise InputError(f"{twice.id} is named twice")
+    return told_apart(found)
 
 
-def outcomes(folder: Path) -> dict[str, str]:
-    """Episode -> "success" or "failure", by the simulator's truth, which the run wrote beside what it learned from."""
+def told_apart(found: Sequence[Source]) -> list[Source]:
+    """Each with as many of the folders before it as make its name its own: episodes and bags of several runs are often called alike."""
+    folders = [Path(one.path).parts if one.kind == "episode" else Path(one.path).parts[:-1] for one in found]
+    told, depth = [replace(one, before="") for one in found], 0
+    while depth < max(map(len, folders), default=0):
+        names = Counter(one.name for one in told)
+        if len(names) == len(told):
+            break
+        depth += 1
+        told = [
+            replace(one, before="/".join(parts[-depth:]) + "/") if names[one.name] > 1 else one
+            for one, parts in zip(told, folders, strict=True)
+        ]
+    return told
+
+
+def outcomes(run: Path) -> dict[str, str]:
+    """Episode -> "success" or "failure", by the simulator's truth, which the run wrote beside what it learned from. Raises InputError."""
     found = {}
-    for record in records.read_all(folder / records.TRUTH):
+    for record in records.read_all(run / records.TRUTH):
         if "episode_id" in record:
             found[str(record["episode_id"])] = "success" if record["success"] else "failure"
     return found
 
 
-def robot_of(source: Source) -> str:
-    """The robot of the run that a stored episode belongs to; empty where nobody says."""
-    settings = jsonfile.read(Path(source.path).parent / records.SETTINGS)
-    try:
-        return str(settings["arguments"]["robot"]) if settings else ""
-    except (KeyError, TypeError):
-        return ""
+def arguments_of(source: Source) -> dict[str, Any]:
+    """Of the run that a source belongs to; empty where nobody says. Raises InputError."""
+    settings = jsonfile.read(source.run / records.SETTINGS)
+    arguments = settings.get("arguments") if isinstance(settings, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def _episodes(path: Path) -> list[Source]:
     root = path / "rollouts" if (path / "rollouts").is_dir() else path
     if (root / "meta.json").is_file() and (root / "arrays.npz").is_file():
-        return [Source("episode", str(root.parent), root.name, _outcome(root))]
-    names = RolloutStore(root).list() if root.is_dir() else []
-    names = [name for name in names if (root / name / "arrays.npz").is_file()]
+        return [_stored(RolloutStore(root.parent), root.name)]
+    store = RolloutStore(root)
+    names = [name for name in store.list() if (root / name / "arrays.npz").is_file()]
     if not names and root != path:
         raise InputError(f"{root}: no episodes")
-    return [Source("episode", str(root), name, _outcome(root / name)) for name in names]
+    return [_stored(store, name) for name in names]
 
 
-def _outcome(folder: Path) -> str:
-    """Without its arrays; empty where it is damaged, which is said when it is read."""
-    try:
-        outcome = str(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["outcome"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    return {"success": "success", "failure": "failure", "timeout": "failure"}.get(outcome, "")
+def _stored(store: RolloutStore, name: str) -> Source:
+    """With its outcome, empty where it is damaged, which is said when it is read."""
+    outcome = ""
+    with suppress(InputError):
+        outcome = {"success": "success", "failure": "failure", "timeout": "failure"}.get(store.outcome(name), "")
+    return Source("episode", str(store.root), name, outcome=outcome)
 
 
 def _bags(path: Path) -> list[Source]:
@@ -237,8 +271,3 @@ def _bags(path: Path) -> list[Source]:
 
 def _is_bag(folder: Path) -> bool:
     return any(one.name == "metadata.yaml" or is_bag_name(one.name) for one in folder.iterdir())
-
-
-def _longer(source: Source) -> str:
-    path = Path(source.path)
-    return f"{path.absolute().parent.name}/{path.name}"

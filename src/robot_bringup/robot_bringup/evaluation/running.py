@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -52,14 +52,17 @@ def evaluate(settings: Settings, sources: Sequence[Source], out: Path, jobs: int
         raise InputError(f"{out}: cannot be written: {error.strerror}") from None
     # Before anything is shown to a model, for the key of a source needs its files.
     places = {source: place(folder, source, settings) for source in sources}
-    left = [source for source in sources if not (places[source] / RESULT).is_file()]
-    ended.reused = len(sources) - len(left)
-    with tqdm(total=len(sources), initial=ended.reused, unit="recording", disable=None, file=sys.stderr) as bar:
+    wanted = [source for source in sources if not (places[source] / RESULT).is_file()]
+    ended.reused = len(sources) - len(wanted)
+    left = list({places[source]: source for source in wanted}.values())  # copies of one recording have one place
+    failed: dict[Path, str] = {}
+    with tqdm(total=ended.reused + len(left), initial=ended.reused, unit="recording", disable=None, file=sys.stderr) as bar:
         for source, why in _each(settings, left, folder, min(jobs, len(left)), bar):
             if why:
-                ended.failed[source.name] = why
+                failed[places[source]] = why
             bar.update()
-    parts = [places[source] for source in sources if source.name not in ended.failed]
+    ended.failed = {source.name: failed[places[source]] for source in sources if places[source] in failed}
+    parts = {source: places[source] for source in sources if places[source] not in failed}
     if not parts:
         raise InputError(next(iter(ended.failed.values())))
     _finish(parts, out, command, ended, settings)
@@ -68,10 +71,11 @@ def evaluate(settings: Settings, sources: Sequence[Source], out: Path, jobs: int
 
 def _each(settings: Settings, sources: Sequence[Source], folder: Path, jobs: int, bar: Any) -> Iterator[tuple[Source, str]]:
     """Every source when it is done, with why it failed, or nothing."""
-    if jobs <= 1:
-        bench = Bench(settings) if sources else None
+    if not sources:
+        return
+    if jobs == 1:
+        bench = Bench(settings)
         for source in sources:
-            assert bench is not None
             yield source, _one(bench, source, folder, _ticking(bar))
         return
     context = multiprocessing.get_context("spawn")
@@ -152,8 +156,13 @@ def _in_process(source: Source, folder: Path) -> tuple[str, bool]:
     return _one(_process["bench"], source, folder, tick), False
 
 
-def _finish(parts: Sequence[Path], out: Path, command: str, ended: Ended, settings: Settings) -> None:
-    found: list[Result] = [one for part in parts for one in jsonfile.read(part / RESULT)["recordings"]]
+def _finish(parts: Mapping[Source, Path], out: Path, command: str, ended: Ended, settings: Settings) -> None:
+    """parts: where the results of sources are, in which recordings have their own names."""
+    found: list[Result] = [
+        {**one, "name": source.recording(one["name"])}
+        for source, part in parts.items()
+        for one in jsonfile.read(part / RESULT)["recordings"]
+    ]
     ended.recordings = len(found)
     summary = summarise(found)
     ended.shortcomings, ended.notes = summary.shortcomings, summary.notes
@@ -167,7 +176,7 @@ def _finish(parts: Sequence[Path], out: Path, command: str, ended: Ended, settin
     for name in (tables.SCORES, tables.CHUNKS):
         try:
             with files.replacing(out / name) as partial:
-                tables.join([part / name for part in parts], partial)
+                tables.join([(part / name, source.recording) for source, part in parts.items()], partial)
         except OSError as error:
             raise InputError(f"{out / name}: cannot be written: {error.strerror or error}") from None
     text = page.render(found, summary, ended.failed, command, settings)

@@ -50,7 +50,7 @@ class Settings:
         plain = {name: value for name, value in asdict(self).items() if name not in ("rewards", "policies", "threads", "spool", "device")}
         mapping = dict(config.load_yaml(config.find("bags", self.mapping))) if self.mapping else {}
         profile = dict(config.load_extended("robots", self.robot))
-        said = [source.kind, source.name, source.outcome, source.controls, source.identity()]
+        said = [source.kind, source.id, source.outcome, source.controls, source.identity()]
         return config.config_hash([FORMAT, named, plain, mapping, profile, said])
 
     def _models(self) -> Iterator[tuple[str, tuple[Named, ...]]]:

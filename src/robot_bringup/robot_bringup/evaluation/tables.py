@@ -6,7 +6,7 @@ Depends on pyarrow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,15 +90,18 @@ class Writer:
         )
 
 
-def join(parts: Sequence[Path], target: Path) -> None:
-    """The rows of tables of one schema after each other. Raises OSError."""
+def join(parts: Sequence[tuple[Path, Callable[[str], str]]], target: Path) -> None:
+    """The rows of tables of one schema after each other, their recordings under the names that each part's function gives them. Raises
+    OSError."""
     writer: parquet.ParquetWriter | None = None
     try:
-        for part in parts:
+        for part, name in parts:
             with parquet.ParquetFile(part) as file:
                 writer = writer or parquet.ParquetWriter(target, file.schema_arrow)
                 for group in range(file.num_row_groups):
-                    writer.write_table(file.read_row_group(group))
+                    table = file.read_row_group(group)
+                    names = pa.array([name(own) for own in table["recording"].to_pylist()], pa.string())
+                    writer.write_table(table.set_column(0, table.schema.field(0), names))
     finally:
         if writer is not None:
             writer.close()

@@ -83,7 +83,7 @@ class Bench:
         """The recordings of a source, one after the other. Raises InputError."""
         if source.kind == "episode":
             store = RolloutStore(source.path)
-            recording = StoredEpisode(store, store.read(source.name), self.profile)
+            recording = StoredEpisode(store, store.read(source.id), self.profile)
             joints = recording.rollout.proprioception.shape[-1] - 1
             if joints != len(self.profile.joints):
                 raise InputError(f"{source.name}: measures {joints} joints, robot '{self.profile.name}' has {len(self.profile.joints)}")
@@ -91,7 +91,7 @@ class Bench:
             return
         cameras = [camera for reward in self.rewards for camera in reward.model.needs.cameras]
         cameras += [camera for pilot in self.pilots for camera in pilot.policy.spec.cameras]
-        yield from recordings_of(source.path, source.name, self.profile, self.settings, list(dict.fromkeys(cameras)))
+        yield from recordings_of(source.path, source.id, self.profile, self.settings, list(dict.fromkeys(cameras)))
 
     def _evaluate(
         self, source: Source, recording: Recording, writer: tables.Writer, folder: Path, tick: Callable[[int], None]
@@ -278,8 +278,8 @@ class _Grainy(Sequence[Frame]):
 
 
 def place(folder: Path, source: Source, settings: Settings) -> Path:
-    """Where a source's result is, or belongs."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).strip(".-") or "recording"
+    """Where a source's result is, or belongs: not a matter of what else is evaluated."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.id).strip(".-") or "recording"
     return folder / f"{name}-{settings.key(source)[:16]}"
 
 
