@@ -45,6 +45,16 @@ def test_what_waits_too_long_is_given_up_and_does_not_come_back() -> None:
     assert not sets.take("wrist", 0, "b").due
 
 
+def test_what_later_steps_have_overtaken_is_given_up() -> None:
+    sets: FrameSets[str] = FrameSets(("front", "wrist"), 20.0, 2)
+    sets.begin(START)
+    for step in range(0, 8, 2):
+        sets.take("wrist", START + step * PERIOD, "a")
+    assert [sets.index(frames.stamp) for frames in sets.overtaken(START + 4 * PERIOD)] == [0, 2]
+    assert sorted(sets.pending) == [4, 6] and not sets.take("front", START + 2 * PERIOD, "b").due
+    assert sets.take("front", START + 4 * PERIOD, "b").whole is not None
+
+
 def test_messages_and_arrays_give_the_same() -> None:
     profile, image = robot(), picture(1, 8)
     joints = SimpleNamespace(name=["g", "b", "a"], position=[0.1, 0.5, -0.5])

@@ -81,6 +81,13 @@ class FrameSets(Generic[P]):
         self.done = max([self.done, *late])
         return [self.pending.pop(key) for key in late]
 
+    def overtaken(self, stamp: int) -> list[FrameSet[P]]:
+        """Those of control steps before a stamp (ns) that are not whole, oldest first: they are not waited for."""
+        index = self.index(stamp)
+        late = sorted(key for key in self.pending if key < index)
+        self.done = max([self.done, *late])
+        return [self.pending.pop(key) for key in late]
+
     def missing(self, frames: FrameSet[P]) -> str:
         """The first part that a set lacks."""
         return next(name for name in self.parts if name not in frames.parts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from whetstone.errors import InputError
 from whetstone.frame_sets import FrameSet, FrameSets, decoded, parts_of
 from whetstone.images import Resize, to_array
 from whetstone.profile import RobotProfile
+
+PATIENCE = 1_000_000_000
+"""ns by which a part may come after those of later steps; memory holds what is not whole for so long."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ class RewardLane:
         self._samples: list[RewardSample] = []
         self._seconds: list[float] = []
         self._places: list[int] = []
+        self.spooled: list[int] = []
+        """Stamp (ns) of each frame set in the spool."""
         self._offline = bool(getattr(reward.model, "offline", False))
         self._refused = ""
 
@@ -107,15 +112,16 @@ class RewardLane:
 
     def show(self, frames: FrameSet[Any]) -> None:
         model, needs = self.reward.model, self.reward.model.needs
+        place = -1
         try:
             if self._refused:
                 raise InputError(self._refused)
             images = decoded(_values(frames.parts), needs.cameras, needs.image_size, self._profile, self._resize)
-            place = -1
             if self.spool is not None:
-                before = len(self.spool)
                 self.spool.put(images)
-                place = before if len(self.spool) > before else -1
+                if len(self.spool) > len(self.spooled):
+                    place = len(self.spooled)
+                    self.spooled.append(frames.stamp)
             if self._offline:
                 self._keep(RewardSample(frames.stamp), place)
                 return
@@ -123,16 +129,14 @@ class RewardLane:
             sample = model.observe(images, frames.stamp)
             seconds = time.perf_counter() - begin
         except InputError as error:
-            self._keep(RewardSample(frames.stamp, valid=False, reason=str(error)), -1)
+            self._keep(RewardSample(frames.stamp, valid=False, reason=str(error)), place)
             return
         if sample is not None:
             self._keep(sample, place, seconds)
 
     def lack(self, frames: FrameSet[Any]) -> None:
         """A frame set that is not whole."""
-        missing = self.sets.missing(frames)
-        what = "joint states: none" if missing == PROPRIOCEPTION else f"camera '{missing}': no image"
-        self._keep(RewardSample(frames.stamp, valid=False, reason=f"{what} of this step"), -1)
+        self._keep(RewardSample(frames.stamp, valid=False, reason=_lacks(self.sets, frames)), -1)
 
     def end(self) -> Scores:
         # A set that is not whole at the end may be one that the recorder was stopped in.
@@ -140,9 +144,13 @@ class RewardLane:
             self.lack(frames)
         if not self._offline or self.spool is None:
             return Scores.of(self._samples, self._seconds, self._places)
-        whole = [place for place, sample in enumerate(self._samples) if sample.valid and self._places[place] >= 0]
-        frames, stamps = [self.spool.frame(self._places[place]) for place in whole], [self._samples[place].stamp for place in whole]
-        said = {sample.stamp: sample for sample in (self.reward.model.score_episode(frames, stamps) if whole else [])}
+        said: dict[int, RewardSample] = {}
+        frames: Any = self.spool  # read one by one, for there may be more than memory holds
+        try:
+            if self.spooled:
+                said = {sample.stamp: sample for sample in self.reward.model.score_episode(frames, self.spooled)}
+        except InputError as error:
+            self._samples = [replace(one, valid=False, reason=one.reason or str(error)) for one in self._samples]
         nothing = [RewardSample(one.stamp, valid=False, reason=one.reason or "the model gave no score") for one in self._samples]
         return Scores.of([said.get(one.stamp, none) for one, none in zip(self._samples, nothing, strict=True)], (), self._places)
 
@@ -154,15 +162,21 @@ class RewardLane:
 
 class PolicyLane:
     """One policy over one recording, open loop: it is asked at every `execute`-th control step of what was recorded, and what it answers
-    moves nothing."""
+    moves nothing. One with `observe` is shown every control step, as by the policy node."""
 
     def __init__(self, pilot: Pilot, recording: Recording, profile: RobotProfile, resize: Resize) -> None:
         self.pilot = pilot
         self._profile = profile
         self._resize: Resize = resize
         spec = pilot.policy.spec
-        self._start, every, self.note = recording.grid(spec.execute)
+        self._start, self._every, self.note = recording.grid(spec.execute)
         self.note = self.note.replace("a score", "a decision")
+        self._observe: Callable[[Observation], None] | None = getattr(pilot.policy, "observe", None)
+        if self._observe is not None and recording.grid(1)[1] > 1:
+            # Its last observations are to be of control steps in a row.
+            self._observe = None
+            self.note = "; ".join(filter(None, (self.note, "images of every control step are not there: it sees a decision's alone")))
+        every = self._every if self._observe is None else 1
         self.sets: FrameSets[Any] = FrameSets((*spec.cameras, PROPRIOCEPTION), profile.rate, every)
         self._converter = ActionConverter(spec.action_space, profile)
         self._rows: list[tuple[int, np.ndarray, np.ndarray, float, int]] = []
@@ -173,26 +187,35 @@ class PolicyLane:
         self.pilot.policy.reset(instruction, recording.facts.seed, self.pilot.mode)
 
     def show(self, frames: FrameSet[Any]) -> None:
-        policy, size = self.pilot.policy, self.pilot.policy.spec.image_size
+        policy, size, due = self.pilot.policy, self.pilot.policy.spec.image_size, self._due(frames)
         try:
             seen = decoded(_values(frames.parts), policy.spec.cameras, size, self._profile, self._resize)
             measured = seen.pop(PROPRIOCEPTION)
+            observation = Observation(frames.stamp, seen, measured)
+            if self._observe is not None:
+                self._observe(observation)
+            if not due:
+                return
             begin = time.perf_counter()
-            chunk = policy.act(Observation(frames.stamp, seen, measured))
+            chunk = policy.act(observation)
             seconds = time.perf_counter() - begin
         except InputError as error:
-            self._refused.append(str(error))
+            self._refused += [str(error)] if due else []
             return
         answer = self._converter.convert(chunk.actions, measured)
         self._rows.append((frames.stamp, np.asarray(answer.actions, np.float32), measured, seconds, answer.out_of_reach))
 
     def lack(self, frames: FrameSet[Any]) -> None:
-        missing = self.sets.missing(frames)
-        self._refused.append(
-            "joint states: none of this step" if missing == PROPRIOCEPTION else f"camera '{missing}': no image of this step"
-        )
+        """A frame set that is not whole."""
+        self._refused += [_lacks(self.sets, frames)] if self._due(frames) else []
+
+    def _due(self, frames: FrameSet[Any]) -> bool:
+        return self.sets.index(frames.stamp) % self._every == 0
 
     def end(self) -> Chunks:
+        # The last one may be what came of a step before the recorder was stopped.
+        for _, frames in sorted(self.sets.pending.items())[:-1]:
+            self.lack(frames)
         spec, columns = self.pilot.policy.spec, len(self._profile.joints) + 1
         stamps, actions, measured, seconds, beyond = zip(*self._rows) if self._rows else ((), (), (), (), ())
         return Chunks(
@@ -222,7 +245,7 @@ def play(recording: Recording, instruction: str, lanes: Sequence[Lane], tick: Ca
                 if name not in lane.sets.parts:
                     continue
                 joined = lane.sets.take(name, stamp, once)
-                for frames in joined.given_up:
+                for frames in (*joined.given_up, *lane.sets.overtaken(stamp - PATIENCE)):
                     lane.lack(frames)
                 if joined.whole is not None:
                     lane.show(joined.whole)
@@ -230,6 +253,12 @@ def play(recording: Recording, instruction: str, lanes: Sequence[Lane], tick: Ca
     except InputError as error:
         return str(error)
     return ""
+
+
+def _lacks(sets: FrameSets[Any], frames: FrameSet[Any]) -> str:
+    missing = sets.missing(frames)
+    what = "joint states: none" if missing == PROPRIOCEPTION else f"camera '{missing}': no image"
+    return f"{what} of this step"
 
 
 class _Once:

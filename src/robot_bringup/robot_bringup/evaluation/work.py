@@ -124,7 +124,7 @@ class Bench:
             for lane, spool in zip(reward_lanes, spools, strict=True):
                 said = scores[lane.reward.name]
                 writer.scores(facts.name, lane.reward.name, "", said)
-                shown = self._controls(lane, said, spool, instruction, recording, tick) if source.controls else {}
+                shown = self._controls(lane, spool, instruction, recording, tick) if source.controls else {}
                 for name, control in shown.items():
                     writer.scores(facts.name, lane.reward.name, name, control)
                 if source.controls and spool.full:
@@ -159,7 +159,7 @@ class Bench:
             raise InputError(f"{recording.facts.name}: no joint states, which policy '{self.pilots[0].name}' needs: {why}")
 
     def _controls(
-        self, lane: RewardLane, said: Scores, spool: Spool, instruction: str, recording: Recording, tick: Callable[[int], None]
+        self, lane: RewardLane, spool: Spool, instruction: str, recording: Recording, tick: Callable[[int], None]
     ) -> dict[str, Scores]:
         """Name -> scores of what only looks like the recording. Nothing where frames are missing from the spool."""
         count = len(spool)
@@ -181,10 +181,9 @@ class Bench:
         others = [words for words in others if words != instruction and words not in own]
         if others:
             shown["wrong_task"] = (spool, others[int(random.integers(len(others)))])
-        stamps = [int(stamp) for stamp, place in zip(said.stamps, said.spooled, strict=True) if place >= 0]
         found = {}
         for name, (frames, words) in shown.items():
-            found[name] = self._again(lane.reward, frames, stamps, words, recording, tick, spool.size)
+            found[name] = self._again(lane.reward, frames, lane.spooled, words, recording, tick, spool.size)
         return found
 
     def _again(
@@ -202,7 +201,8 @@ class Bench:
         try:
             model.reset(recording.facts.name, instruction, recording.facts.seed)
             if size <= IN_MEMORY or getattr(model, "offline", False):
-                samples = list(model.score_episode(list(frames), list(stamps)))
+                held: Any = list(frames) if size <= IN_MEMORY else frames
+                samples = list(model.score_episode(held, list(stamps)))
             else:
                 for place, stamp in enumerate(stamps):
                     sample = model.observe(frames[place], stamp)
