@@ -125,6 +125,21 @@ def test_a_folder_beside_something_elses_run_json(episodes: Path, tmp_path: Path
     assert refine(folder, "robot:=so100", "held_out:=0", "learner:=flow_refinement", f"out:={tmp_path / 'out'}") == 0
 
 
+def test_an_episode_that_ended_before_its_first_decision(episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "rollouts"
+    shutil.copytree(episodes, folder)
+    store = RolloutStore(folder)
+    whole = store.read(store.list()[0])
+    rows = {name: getattr(whole, name)[:0] for name in ("stamps", "proprioception", "actions", "log_probabilities", "policy_versions")}
+    images, rewards = ({name: part[:length] for name, part in of.items()} for of, length in ((whole.images, 0), (whole.rewards, 1)))
+    store.write(replace(whole, episode_id="brief", images=images, rewards=rewards, latents=None, steps={}, scores={}, **rows))
+    assert main(["evaluate", str(folder / "brief"), "reward:=constant", "robot:=so100", f"out:={tmp_path / 'out'}"]) == 2
+    assert "brief: holds no decision" in capsys.readouterr().err
+    assert refine(folder, "robot:=so100", "held_out:=0", "learner:=behaviour_cloning", f"out:={tmp_path / 'out'}") == 0
+    said = capsys.readouterr().out
+    assert "left out: brief: holds no decision" in said and "6 episodes to learn from" in said
+
+
 def test_another_reward_models_word_and_learners_that_cannot(episodes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = load_yaml(find("rewards", "constant"))
     for name, completion in (("never", 0.0), ("always", 1.0)):

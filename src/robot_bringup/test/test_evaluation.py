@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ from robot_bringup import records
 from robot_bringup.charts import curves
 from robot_bringup.evaluation import figures, open_loop
 from robot_bringup.evaluation.lanes import Chunks, Scores
-from robot_bringup.evaluation.models import named
-from robot_bringup.evaluation.recordings import Done, find, outcomes
+from robot_bringup.evaluation.models import Named, named
+from robot_bringup.evaluation.recordings import Done, Source, StoredEpisode, find, outcomes
+from robot_bringup.evaluation.settings import Settings
 from robot_bringup.evaluation.spool import Reordered, Spool
 from robot_bringup.evaluation.summary import pair_summary, summarise
+from robot_bringup.evaluation.work import succeeded
+from whetstone import config
 from whetstone.completion import Completion
-from whetstone.contracts import RewardSample
+from whetstone.contracts import RewardSample, Rollout
 from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
+from whetstone.store import RolloutStore
 
 PERIOD = 50_000_000
 PROFILE = load_profile("so100")
@@ -232,6 +238,77 @@ def test_weights_in_ones_home_are_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert (found.name, found.weights) == ("flow_vla@w", str(tmp_path / "w.safetensors"))
     with pytest.raises(ConfigError, match="~nobody-here/w: there is no user 'nobody-here'"):
         named("flow_vla@~nobody-here/w", "policies")
+
+
+def test_a_result_holds_until_what_it_depends_on_changes(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    (root / "config" / "rewards" / "mine.yaml").write_text(f"plugin: constant\nmodel: {folder}\n")
+    bag = tmp_path / "a.mcap"
+    bag.touch()
+    (source,) = find([str(bag)])
+
+    def key(**more: Any) -> str:
+        return Settings("so100", (Named("mine", "mine"),), **more).key(source)
+
+    first = key()
+    assert key(threads=2, device="cuda", spool=1) == first != key(resize="crop")
+    assert Settings("so100", (Named("mine", "mine"),)).key(replace(source, before="b/")) == first
+    assert Settings("so100", (Named("mine", "mine"),)).key(replace(source, judge="truth")) != first
+    # A model's folder is what its files are, also where one was written over in place.
+    times = os.stat(folder)
+    (folder / "weights").write_text("12")
+    os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+    second = key()
+    assert second != first
+    bag.write_text("more")
+    assert key() != second
+
+
+def test_configurations_are_read_once_for_all_sources(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.mcap").touch()
+    settings, sources, read = (
+        Settings("so100", (Named("constant", "constant"),)),
+        find([str(tmp_path / f"{name}.mcap") for name in "ab"]),
+        [],
+    )
+    load = config.load_yaml
+    monkeypatch.setattr(config, "load_yaml", lambda path: read.append(path) or load(path))
+    assert len({settings.key(source) for source in sources}) == 2
+    assert sum("constant" in str(path) for path in read) == 1
+
+
+def test_where_truth_was_asked_for_a_reward_is_not_taken_for_it() -> None:
+    source = Source("episode", "/run/rollouts", "one", outcome="success")
+    assert succeeded(source, "success") is True and succeeded(replace(source, outcome=""), "timeout") is False
+    assert succeeded(replace(source, outcome="", judge="the simulator's truth"), "success") is None
+    assert succeeded(replace(source, outcome="failure", judge="the simulator's truth"), "success") is False
+
+
+def test_a_page_keeps_recordings_apart_and_finds_its_figures() -> None:
+    results = [result(name, True, 0.9, True) for name in ("a/b", "a-b")]
+    summary = summarise(results)
+    assert summary.of_all["a", "end"]["n"] == 2 and summary.of_all["a|b", "same_verdict"]["value"] == 1.0
+    assert ("a/b", "end") not in summary.of_all
+
+
+def test_a_part_of_a_stored_episode(tmp_path: Path) -> None:
+    images, columns = np.zeros((5, 2, 2, 3), np.uint8), len(PROFILE.joints) + 1
+    stamps = np.arange(5, dtype=np.int64) * 8 * PERIOD + 10**9
+    rollout = Rollout(
+        "one", 0, "t", "do it", 0, "success", "", stamps, {"front": images}, np.zeros((5, columns), np.float32),
+        np.zeros((5, 16, columns), np.float32), None, np.zeros(5, np.float32), np.zeros(5, np.uint64), {},
+    )  # fmt: skip
+    store = RolloutStore(tmp_path)
+    store.write(rollout)
+
+    def seen(start: float, end: float | None) -> list[int]:
+        return [stamp for name, stamp, _ in StoredEpisode(store, rollout, PROFILE, start, end).parts(["front"], False)]
+
+    assert seen(0.0, None) == stamps.tolist()
+    assert seen(0.4, 1.2) == stamps[1:4].tolist()
 
 
 def test_a_chart_leaves_gaps_and_survives_nothing() -> None:

@@ -10,6 +10,8 @@ from whetstone.contracts import PolicySpec, Rollout
 
 def misfit(rollout: Rollout, spec: PolicySpec) -> str:
     """Why a policy cannot learn from an episode; empty where it can."""
+    if not len(rollout.stamps):
+        return "holds no decision"
     for camera in spec.cameras:
         if camera not in rollout.images:
             return f"has no camera '{camera}'; it has {', '.join(rollout.images) or 'none'}"

@@ -8,7 +8,7 @@ depend on ROS.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -152,7 +152,7 @@ def robot_in(path: str) -> str:
 
 
 def _windows(bag: Bag, roles: Roles, name: str, mapping: BagMapping | None, settings: Settings) -> list[Window]:
-    found = _episodes(bag, roles.own["episode"], settings.task) if "episode" in roles.own else []
+    found = _episodes(bag, roles.own, settings.task) if "episode" in roles.own else []
     if found:
         return found
     told = instruction_of(bag, mapping)
@@ -162,17 +162,17 @@ def _windows(bag: Bag, roles: Roles, name: str, mapping: BagMapping | None, sett
     return [Window(facts, start, None, bag.start, bag.end)]
 
 
-def _episodes(bag: Bag, topic: str, task: str) -> list[Window]:
-    """Those that ran, whether or not their end is there."""
+def _episodes(bag: Bag, own: Mapping[str, str], task: str) -> list[Window]:
+    """Those that ran, whether or not their end is there. own: role -> topic of ours."""
     begun: dict[str, tuple[Any, int]] = {}
     ended: dict[str, tuple[Any, int, int]] = {}
-    for message in bag.messages([topic]):
+    for message in bag.messages([own["episode"]]):
         said = message.decode()
         if said.phase == _RUNNING:
             begun.setdefault(said.episode_id, (said, message.time_ns))
         elif said.phase == _ENDED and said.episode_id in begun:
             ended.setdefault(said.episode_id, (said, stamp_of(message), message.time_ns))
-    model = next((str(one.decode().model_id) for name in bag.topics if name.endswith("/reward") for one in bag.messages([name])), "")
+    model = next((str(one.decode().model_id) for one in bag.messages([own["reward"]])), "") if "reward" in own else ""
     found = []
     for name, (said, log_start) in begun.items():
         end = ended.get(name)
@@ -186,6 +186,9 @@ def _episodes(bag: Bag, topic: str, task: str) -> list[Window]:
 
 def _cut(window: Window, settings: Settings) -> Window:
     """start:=, end:= in seconds from the beginning."""
+    length = (window.log_end - window.log_start) / 1e9
+    if settings.start and settings.start > length:
+        raise InputError(f"{window.facts.name}: start:={settings.start:g} is after its end, at {length:.1f} s")
     if settings.end is not None:
         end = window.start + round(settings.end * 1e9)
         window = replace(window, end=end if window.end is None else min(end, window.end))

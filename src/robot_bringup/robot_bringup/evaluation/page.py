@@ -149,7 +149,7 @@ def _controls(summary: Summary, names: Sequence[str]) -> str:
 
 
 def _agreement(summary: Summary, names: Sequence[str]) -> str:
-    pairs = [row["subject"] for row in summary.rows if row["case"] == "all" and row["metric"] == "ends_rank_correlation"]
+    pairs = [subject for subject, metric in summary.of_all if metric == "ends_rank_correlation"]
     if not pairs:
         return ""
     metrics = ("rank_correlation", "ends_rank_correlation", "same_verdict")
@@ -299,14 +299,12 @@ def _number(value: float | None) -> _Cell:
 
 
 def _cell(summary: Summary, subject: str, metric: str) -> _Cell:
-    for row in summary.rows:
-        if row["case"] == "all" and row["subject"] == subject and row["metric"] == metric:
-            value = _scaled(metric, row["value"])
-            if value is None:
-                return _Cell("", "")
-            n = f' <span class="soft">({row["n"]})</span>' if "n" in row else ""
-            return _Cell(f"{value:.3g}{n}", repr(float(value)))
-    return _Cell("", "")
+    row = summary.of_all.get((subject, metric))
+    value = _scaled(metric, row["value"]) if row is not None else None
+    if row is None or value is None:
+        return _Cell("", "")
+    n = f' <span class="soft">({row["n"]})</span>' if "n" in row else ""
+    return _Cell(f"{value:.3g}{n}", repr(float(value)))
 
 
 def _scaled(metric: str, value: float | None) -> float | None:

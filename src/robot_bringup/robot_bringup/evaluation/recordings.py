@@ -6,6 +6,7 @@ bag_recordings.py. Does not depend on ROS, torch or a model.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -115,11 +116,14 @@ class Recording(Protocol):
 
 @dataclass
 class StoredEpisode:
-    """An episode of a store. Images are exact at decisions; those of the other control steps, where there are any, are JPEG."""
+    """An episode of a store. Images are exact at decisions; those of the other control steps, where there are any, are JPEG. start, end: s
+    from its first decision between which it is looked at, None: to its end."""
 
     store: RolloutStore
     rollout: Rollout
     profile: RobotProfile
+    start: float = 0.0
+    end: float | None = None
     facts: Facts = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,8 +161,11 @@ class StoredEpisode:
         rows = {stamp: row for row, stamp in enumerate(rollout.stamps.tolist())}
         more = {camera: set() if self.frames is None else set(self.frames.stamps(camera).tolist()) for camera in cameras}
         last = rollout.end if rollout.end is not None else -1
+        first, half = int(rollout.stamps[0]), self.profile.period_ns // 2
+        begin = first + round(self.start * 1e9) - half
+        end = math.inf if self.end is None else first + round(self.end * 1e9)
         for stamp in sorted({*rows, *(stamp for camera in more.values() for stamp in camera), last}):
-            if stamp < 0:
+            if stamp < 0 or not begin <= stamp <= end:
                 continue
             if joints and (measured := self._at(stamp)) is not None:
                 yield PROPRIOCEPTION, stamp, measured

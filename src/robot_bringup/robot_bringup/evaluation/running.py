@@ -158,11 +158,11 @@ def _in_process(source: Source, folder: Path) -> tuple[str, bool]:
 
 def _finish(parts: Mapping[Source, Path], out: Path, command: str, ended: Ended, settings: Settings) -> None:
     """parts: where the results of sources are, in which recordings have their own names."""
-    found: list[Result] = [
-        {**one, "name": source.recording(one["name"])}
-        for source, part in parts.items()
-        for one in jsonfile.read(part / RESULT)["recordings"]
-    ]
+    found: list[Result] = []  # with curves and pictures where the page shows them: memory holds no more of these
+    for source, part in parts.items():
+        for one in jsonfile.read(part / RESULT)["recordings"]:
+            named = {**one, "name": source.recording(one["name"])}
+            found.append(named if len(found) < page.SHOWN else _bare(named))
     ended.recordings = len(found)
     summary = summarise(found)
     ended.shortcomings, ended.notes = summary.shortcomings, summary.notes

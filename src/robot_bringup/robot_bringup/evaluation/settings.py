@@ -5,19 +5,20 @@ Role: pure data. Does not depend on ROS, torch or files being there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from robot_bringup.evaluation.models import Named
-from robot_bringup.evaluation.recordings import Source
+from robot_bringup.evaluation.recordings import Source, identity
 from whetstone import config
 from whetstone.contracts import PolicyMode
 from whetstone.images import Resize
 from whetstone.profile import load_profile
 
-FORMAT = 1
+FORMAT = 2
 """Of what is written for a recording; another one is evaluated again."""
 
 
@@ -46,23 +47,23 @@ class Settings:
 
     def key(self, source: Source) -> str:
         """Hex. Of all that the result for a source depends on: files of the recording, configurations, weights."""
-        named = {kind: [self._model(kind, one) for one in models] for kind, models in self._models()}
+        said = [source.kind, source.id, source.outcome, source.judge, source.controls, source.identity()]
+        return config.config_hash([FORMAT, *self._own, said])
+
+    @cached_property
+    def _own(self) -> list[Any]:
+        """What the results for all sources depend on, as it was when it was first asked for."""
+        named = {kind: [self._model(kind, one) for one in getattr(self, kind)] for kind in ("rewards", "policies")}
         plain = {name: value for name, value in asdict(self).items() if name not in ("rewards", "policies", "threads", "spool", "device")}
         mapping = dict(config.load_yaml(config.find("bags", self.mapping))) if self.mapping else {}
-        profile = dict(config.load_extended("robots", self.robot))
-        said = [source.kind, source.id, source.outcome, source.controls, source.identity()]
-        return config.config_hash([FORMAT, named, plain, mapping, profile, said])
-
-    def _models(self) -> Iterator[tuple[str, tuple[Named, ...]]]:
-        yield "rewards", self.rewards
-        yield "policies", self.policies
+        return [named, plain, mapping, dict(config.load_extended("robots", self.robot))]
 
     def _model(self, kind: str, one: Named) -> list[Any]:
         contents = config.load_yaml(config.find(kind, one.configuration))
         files = [*_files(contents, load_profile(self.robot).asset_name), *([one.weights] if one.weights else [])]
         inner = contents.get("inner")
         below = self._model(kind, Named(inner, inner)) if isinstance(inner, str) else []
-        return [one.name, dict(contents), [[path, *_state(Path(path))] for path in files], below]
+        return [one.name, dict(contents), [[path, identity(Path(path))] for path in files], below]
 
 
 def _files(contents: Any, robot: str) -> list[str]:
@@ -79,8 +80,3 @@ def _files(contents: Any, robot: str) -> list[str]:
         return [str(path)] if path.exists() else []
     except OSError:
         return []  # a text, not a name
-
-
-def _state(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +24,8 @@ UNITS = {
     "jerk": "rad/s^3", "done_jerk": "rad/s^3", "guard_rows": "rows", "out_of_reach": "rows",
 }  # fmt: skip
 """What is not listed is a number without a unit: a share, a correlation, a gripper's opening, a model's own value."""
+ALL = "all"
+"""Case of the figures of all recordings."""
 RISING = 0.3
 """VOC, or share of the real gain, from which a control counts as rising."""
 LOW_VOC, LOW_AUC = 0.5, 0.7
@@ -41,6 +44,11 @@ class Summary:
     notes: list[str]
     shortcomings: list[str]
 
+    @cached_property
+    def of_all(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(subject, metric) -> row of case "all"."""
+        return {(row["subject"], row["metric"]): row for row in self.rows if row["case"] == ALL}
+
 
 def summarise(results: Sequence[Result]) -> Summary:
     rows: list[dict[str, Any]] = []
@@ -52,16 +60,17 @@ def summarise(results: Sequence[Result]) -> Summary:
                 for control, values in found.get("controls", {}).items():
                     rows += _rows(result["name"], name, {f"{control}_{metric}": value for metric, value in values.items()})
         rows += [row for pair, value in result["agreement"].items() for row in _rows(result["name"], pair, {"rank_correlation": value})]
+    summaries: dict[str, dict[str, Any]] = {}
     for name in _names(results, "rewards"):
-        found, why = reward_summary(results, name)
-        rows += _rows("all", name, found)
+        summaries[name], why = reward_summary(results, name)
+        rows += _rows(ALL, name, summaries[name])
         notes += [f"{name}: {text}" for text in why]
     for one, other in combinations(_names(results, "rewards"), 2):
-        rows += _rows("all", f"{one}|{other}", pair_summary(results, one, other))
+        rows += _rows(ALL, f"{one}|{other}", pair_summary(results, one, other))
     for name in _names(results, "policies"):
         mine = [result["policies"][name]["figures"] for result in results if name in result["policies"]]
-        rows += _rows("all", name, {metric: figures.means(mine, metric) for metric in mine[0]})
-    return Summary(rows, notes, [*_reward_shortcomings(results), *_policy_shortcomings(results)])
+        rows += _rows(ALL, name, {metric: figures.means(mine, metric) for metric in mine[0]})
+    return Summary(rows, notes, [*_reward_shortcomings(results, summaries), *_policy_shortcomings(results)])
 
 
 def reward_summary(results: Sequence[Result], name: str) -> tuple[dict[str, Any], list[str]]:
@@ -118,9 +127,9 @@ def pair_summary(results: Sequence[Result], one: str, other: str) -> dict[str, A
     }
 
 
-def _reward_shortcomings(results: Sequence[Result]) -> Iterator[str]:
-    for name in _names(results, "rewards"):
-        found, _ = reward_summary(results, name)
+def _reward_shortcomings(results: Sequence[Result], summaries: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """summaries: model -> figures of reward_summary."""
+    for name, found in summaries.items():
 
         def value(metric: str, found: dict[str, Any] = found) -> float | None:
             return found.get(metric, (None, 0))[0]

@@ -69,6 +69,9 @@ class Bench:
         try:
             with tables.Writer(partial, self.profile) as writer:
                 found = [self._evaluate(source, recording, writer, partial, tick) for recording in self.open(source)]
+            for name in (tables.SCORES, tables.CHUNKS):
+                with (partial / name).open("rb") as file:
+                    files.sync(file)
             if not found:
                 raise InputError(f"{source.name}: holds no episode")
             jsonfile.write(partial / RESULT, {"source": asdict(source), "recordings": found})
@@ -83,10 +86,15 @@ class Bench:
         """The recordings of a source, one after the other. Raises InputError."""
         if source.kind == "episode":
             store = RolloutStore(source.path)
-            recording = StoredEpisode(store, store.read(source.id), self.profile)
+            recording = StoredEpisode(store, store.read(source.id), self.profile, self.settings.start or 0.0, self.settings.end)
+            if not len(recording.rollout.stamps):
+                raise InputError(f"{source.id}: holds no decision")
             joints = recording.rollout.proprioception.shape[-1] - 1
             if joints != len(self.profile.joints):
                 raise InputError(f"{source.name}: measures {joints} joints, robot '{self.profile.name}' has {len(self.profile.joints)}")
+            length = float(recording.rollout.stamps[-1] - recording.rollout.stamps[0]) / 1e9
+            if recording.start > length:
+                raise InputError(f"{source.id}: start:={recording.start:g} is after its last decision, at {length:.1f} s")
             yield recording
             return
         cameras = [camera for reward in self.rewards for camera in reward.model.needs.cameras]
@@ -116,7 +124,7 @@ class Bench:
             found: dict[str, Any] = {
                 **asdict(facts),
                 "instruction": instruction,
-                "succeeded": _succeeded(source, facts.outcome),
+                "succeeded": succeeded(source, facts.outcome),
                 "judge": source.judge or facts.judge,
                 "rewards": {},
                 "policies": {},
@@ -150,10 +158,9 @@ class Bench:
         for name, cameras in needed:
             for camera in cameras:
                 if camera not in recording.cameras:
+                    # Of a bag's topics find_roles has said which argument names one; a stored episode has what it has.
                     hint = config.unknown("camera", camera, recording.cameras)
-                    raise InputError(
-                        f"{recording.facts.name}: {name} looks at '{camera}': {hint}; say which it is with camera:={camera}=..."
-                    )
+                    raise InputError(f"{recording.facts.name}: {name} looks at '{camera}': {hint}")
         if self.pilots and recording.done is None:
             why = "; ".join(recording.facts.warnings) or "it has none"
             raise InputError(f"{recording.facts.name}: no joint states, which policy '{self.pilots[0].name}' needs: {why}")
@@ -297,8 +304,9 @@ def _plain(outcome: str) -> str:
     return {"timeout": "failure"}.get(outcome, outcome)
 
 
-def _succeeded(source: Source, outcome: str) -> bool | None:
-    return {"success": True, "failure": False}.get(source.outcome or _plain(outcome))
+def succeeded(source: Source, outcome: str) -> bool | None:
+    """None: nobody knows. Where somebody else was asked it is not the recording's own word."""
+    return {"success": True, "failure": False}.get(source.outcome if source.judge else source.outcome or _plain(outcome))
 
 
 def _thinned(scores: Scores, keep: Sequence[int]) -> dict[str, list[Any]]:
