@@ -41,15 +41,28 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Complete records from byte `offset` on, and the offset after the last of them. A missing file has none."""
+    """Complete records from byte `offset` on, and the offset after the last of them. A missing file has none. Raises InputError naming a
+    line that is none."""
     try:
         with path.open("rb") as handle:
             handle.seek(offset)
             data = handle.read()
     except FileNotFoundError:
         return [], offset
-    end = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:end].splitlines() if line.strip()], offset + end
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    end, found = data.rfind(b"\n") + 1, []
+    for number, line in enumerate(data[:end].split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{path}: line {number} from byte {offset} on is not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: line {number} from byte {offset} on is not a record, but {type(record).__name__}")
+        found.append(record)
+    return found, offset + end
 
 
 def read_all(path: Path) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from robot_bringup import records
 from robot_bringup.charts import curves
-from robot_bringup.evaluation import figures, open_loop
+from robot_bringup.evaluation import command, figures, open_loop
 from robot_bringup.evaluation.lanes import Chunks, Scores
 from robot_bringup.evaluation.models import Named, named
 from robot_bringup.evaluation.recordings import Done, Source, StoredEpisode, find, outcomes
@@ -229,6 +230,29 @@ def test_what_is_called_alike_in_several_runs_is_told_apart(tmp_path: Path, monk
     ):
         monkeypatch.chdir(tmp_path / folder)
         assert outcomes(find([word])[0].run) == {"train-000-0000": "success"}, (folder, word)
+
+
+def test_what_lies_in_a_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name in ("refined-0001", "refined-0000"):
+        (run / "bags" / name).mkdir(parents=True)
+        (run / "bags" / name / "metadata.yaml").touch()
+    bags = ["refined-0000", "refined-0001"]
+    # A run that learned nothing has bags alone; truth of evaluations is among what it says of them.
+    records.append(run / records.EVALUATION, {"episode_id": "refined-0001", "success": False})
+    assert [source.name for source in find([str(run)])] == [source.name for source in find([str(run / "bags")])] == bags
+    assert outcomes(find([str(run)])[0].run) == {"refined-0001": "failure"}
+    (one,) = find([str(run / "bags" / "refined-0000" / "metadata.yaml")])
+    assert (one.name, one.run) == ("refined-0000", run)
+    # A file among folders is a bag like these.
+    (run / "bags" / "loose.mcap").touch()
+    assert [source.name for source in find([str(run / "bags")])] == ["loose.mcap", *bags]
+    with pytest.raises(ConfigError, match="argument cameras:=front=/x is for bags, and there is none"):
+        stored = tmp_path / "stored" / "one"
+        stored.mkdir(parents=True)
+        for name in ("meta.json", "arrays.npz"):
+            (stored / name).touch()
+        command.main([str(stored), "reward:=constant", "cameras:=front=/x"], Console())
 
 
 def test_weights_in_ones_home_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

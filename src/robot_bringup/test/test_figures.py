@@ -106,6 +106,18 @@ def test_a_reader_never_sees_half_a_record(tmp_path):
     assert records.read(path, offset)[0] == [{"half": 1}]
 
 
+@pytest.mark.parametrize(
+    ("line", "said"), [(b"\0\0\0\n", "line 2 from byte 0 on is not JSON"), (b"[1]\n", "line 2 from byte 0 on is not a record, but list")]
+)
+def test_a_line_that_is_no_record_is_named(tmp_path, line, said):
+    path = tmp_path / "x.jsonl"
+    records.append(path, {"a": 1})
+    with path.open("ab") as handle:
+        handle.write(line)
+    with pytest.raises(InputError, match=f"x.jsonl: {said}"):
+        records.read(path)
+
+
 def test_records_on_a_full_disk_are_one_clear_line():
     with pytest.raises(InputError, match="/dev/full: cannot be written: No space left on device"):
         records.append(__import__("pathlib").Path("/dev/full"), {"a": 1})

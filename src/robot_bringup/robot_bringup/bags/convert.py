@@ -20,10 +20,10 @@ from rich.console import Console
 from robot_bringup import episodes
 from robot_bringup.bags.hearing import LOCKSTEP, SOURCE, hear
 from whetstone.arguments import integer, named, one_of, seconds
-from whetstone.bags.files import bag_name, find_files, is_bag_name, stems_of
+from whetstone.bags.files import bag_name, bags_in, find_files
 from whetstone.bags.mapping import Mapping, load_mapping
 from whetstone.bags.reader import Bag, open_bag
-from whetstone.bags.roles import find_roles, instruction_of
+from whetstone.bags.roles import ROBOT, find_roles, instruction_of, robot_of
 from whetstone.bags.sampling import SamplingOptions, sample
 from whetstone.bags.writing import write_bag
 from whetstone.config import unknown
@@ -60,7 +60,6 @@ _BAGS = {
 }  # fmt: skip
 _TO_BAGS = {"robot": "", "only": "all"}
 _DEFAULT: dict[Kind, Kind] = {"bags": "episodes", "lerobot": "episodes", "episodes": "lerobot"}
-_ROBOT = "whetstone.robot"
 _PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 
@@ -106,21 +105,10 @@ def kind_of(path: Path) -> Kind:
         return "lerobot"
     if (path / "rollouts").is_dir() or (path.is_dir() and any(path.glob("*/meta.json"))):
         return "episodes"
-    if path.is_dir() and _bags_in(path):
+    if path.is_dir() and bags_in(path):
         return "bags"
     find_files(path)  # says what is wrong
     return "bags"
-
-
-def _bags_in(folder: Path) -> list[Path]:
-    """The bags in a folder of bags, by name; empty where it is a bag itself, or none."""
-    if (folder / "metadata.yaml").exists():
-        return []
-    files = sorted(path for path in folder.iterdir() if path.is_file() and is_bag_name(path.name))
-    if files:
-        return files if len(stems_of(files)) > 1 else []
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in inside if any(path.glob("metadata.yaml")) or any(is_bag_name(one.name) for one in path.iterdir())]
 
 
 def _stages(kind: Kind, wanted: Kind, given: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -161,7 +149,7 @@ def bags_to_episodes(source: Path, target: Path, given: dict[str, str]) -> Conve
     one_of(values, {"frames": ("all", "decisions"), "outcome": ("success", "failure"), "clock": ("auto", "header", "log")})
     one_of(values, {"resize": ("no", "stretch", "crop")})
     store, done = RolloutStore(target), Converted()
-    bags = (_bags_in(source) if source.is_dir() else []) or [source]
+    bags = (bags_in(source) if source.is_dir() else []) or [source]
     for path in bags:
         try:
             _one_bag(path, store, values, done)
@@ -232,11 +220,7 @@ def _unused(bag: Bag, used: set[str]) -> Iterator[str]:
 
 
 def _profile_of(bag: Bag, robot: str) -> RobotProfile:
-    name = robot or bag.metadata.get(_ROBOT, "")
-    if not name:
-        for topic in bag.topics.values():
-            if topic.type == "whetstone_msgs/msg/Episode":
-                name = next((message.decode().robot for message in bag.messages([topic.name])), "")
+    name = robot or robot_of(bag)
     if not name:
         raise ConfigError(f"{bag.path}: the bag does not say whose joints these are: robot:=NAME")
     return load_profile(name)
@@ -265,7 +249,7 @@ def _metadata(rollout: Rollout, profile: RobotProfile) -> dict[str, str]:
     """Under the keys of the recorder's own bags."""
     steps = rollout.steps.get("stamps", rollout.stamps)
     return {
-        _ROBOT: profile.name,
+        ROBOT: profile.name,
         "whetstone.namespace": "/",
         "whetstone.task": rollout.task,
         "whetstone.episode_id": rollout.episode_id,

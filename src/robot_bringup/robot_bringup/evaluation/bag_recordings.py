@@ -24,7 +24,7 @@ from whetstone.bags.mapping import Mapping as BagMapping
 from whetstone.bags.mapping import load_mapping
 from whetstone.bags.messages import Message
 from whetstone.bags.reader import Bag, open_bag
-from whetstone.bags.roles import OWN, Roles, find_roles, instruction_of
+from whetstone.bags.roles import Roles, find_roles, instruction_of, robot_of
 from whetstone.cdr import stamp_of_raw
 from whetstone.contracts import PROPRIOCEPTION
 from whetstone.errors import InputError
@@ -143,12 +143,9 @@ def recordings_of(path: str, name: str, profile: RobotProfile, settings: Setting
 
 
 def robot_in(path: str) -> str:
-    """The robot that a bag's episodes say they are of; empty where there is none. Raises InputError where the bag cannot be read."""
+    """The robot that a bag says it is of; empty where it does not. Raises InputError where the bag cannot be read."""
     with open_bag(Path(path)) as bag:
-        for name in (name for name, topic in bag.topics.items() if topic.type == OWN["episode"]):
-            for message in bag.messages([name]):
-                return str(message.decode().robot)
-    return ""
+        return robot_of(bag)
 
 
 def _windows(bag: Bag, roles: Roles, name: str, mapping: BagMapping | None, settings: Settings) -> list[Window]:

@@ -60,6 +60,10 @@ def main(words: Sequence[str], console: Console) -> int:
     from robot_bringup.evaluation import running  # torch and pyarrow, which the other commands do not need
 
     sources = recordings.find(paths)
+    if not any(source.kind == "bag" for source in sources):
+        for key in ("cameras", "mapping"):
+            if given[key]:
+                raise ConfigError(f"argument {key}:={given[key]} is for bags, and there is none among these recordings")
     settings = _settings(given, sources)
     sources = _judged(sources, given["outcomes"])
     sources = _controlled(sources, at_least(given, "controls", 0))

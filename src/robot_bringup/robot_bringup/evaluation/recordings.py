@@ -20,7 +20,7 @@ import numpy as np
 from robot_bringup import records
 from whetstone import jsonfile
 from whetstone.arguments import expanded
-from whetstone.bags.files import is_bag_name, stems_of
+from whetstone.bags.files import METADATA, bags_in
 from whetstone.contracts import PROPRIOCEPTION, Rollout
 from whetstone.errors import InputError
 from whetstone.profile import RobotProfile
@@ -231,12 +231,10 @@ def told_apart(found: Sequence[Source]) -> list[Source]:
 
 
 def outcomes(run: Path) -> dict[str, str]:
-    """Episode -> "success" or "failure", by the simulator's truth, which the run wrote beside what it learned from. Raises InputError."""
-    found = {}
-    for record in records.read_all(run / records.TRUTH):
-        if "episode_id" in record:
-            found[str(record["episode_id"])] = "success" if record["success"] else "failure"
-    return found
+    """Episode -> "success" or "failure", by the simulator's truth, which the run wrote beside what it learned from and of its evaluations.
+    Raises InputError."""
+    written = [record for name in (records.TRUTH, records.EVALUATION) for record in records.read_all(run / name)]
+    return {str(one["episode_id"]): "success" if one["success"] else "failure" for one in written if {"episode_id", "success"} <= set(one)}
 
 
 def arguments_of(source: Source) -> dict[str, Any]:
@@ -266,15 +264,10 @@ def _stored(store: RolloutStore, name: str) -> Source:
 
 
 def _bags(path: Path) -> list[Source]:
-    if path.is_file() or (path / "metadata.yaml").is_file():
-        return [Source("bag", str(path), path.name)]
-    loose = [one for one in path.iterdir() if one.is_file() and is_bag_name(one.name)]
-    folders = [one for one in path.iterdir() if one.is_dir() and not one.name.startswith(".") and _is_bag(one)]
-    if not folders and len(stems_of(loose)) <= 1:
-        # One bag in several files that lost its metadata.yaml; or none, which whoever opens it says.
-        return [Source("bag", str(path), path.name)]
-    return [Source("bag", str(one), one.name) for one in sorted([*loose, *folders])]
-
-
-def _is_bag(folder: Path) -> bool:
-    return any(one.name == "metadata.yaml" or is_bag_name(one.name) for one in folder.iterdir())
+    """A folder that is none is said to be so by whoever opens it. Of a run without episodes to learn from, those that it recorded."""
+    if path.name == METADATA:
+        path = path.parent
+    inside = bags_in(path) if path.is_dir() else []
+    if path.is_dir() and not inside and (path / "bags").is_dir():
+        inside = bags_in(path / "bags")
+    return [Source("bag", str(one), one.name) for one in inside or [path]]

@@ -57,6 +57,17 @@ def find_files(path: Path) -> Files:
     return _of_folder(path)
 
 
+def bags_in(folder: Path) -> list[Path]:
+    """The bags in a folder of bags, files and folders, by name; empty where it is a bag itself, or none."""
+    if (folder / METADATA).exists():
+        return []
+    loose = [one for one in folder.iterdir() if one.is_file() and is_bag_name(one.name)]
+    inside = [one for one in folder.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    inside = [one for one in inside if any(file.name == METADATA or is_bag_name(file.name) for file in one.iterdir())]
+    # The files of one bag may have lost their metadata.yaml.
+    return sorted([*loose, *inside]) if inside or len(stems_of(loose)) > 1 else []
+
+
 def open_file(path: Path, unpacked: Callable[[], Path]) -> Storage:
     """An open file of a bag. unpacked: makes the folder for what must be decompressed first. Raises InputError where it is none."""
     kind = kind_of(path)

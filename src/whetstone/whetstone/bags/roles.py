@@ -31,6 +31,8 @@ OWN = {
     "truth": "whetstone_msgs/msg/Truth",
 }
 """Role of ours -> its message type; there is one topic of each to a robot."""
+ROBOT = "whetstone.robot"
+"""Key of a bag's metadata."""
 _TRANSPORTS = ("compressed", "compressedDepth", "theora", "ffmpeg", "zstd")
 _NO_PICTURE = re.compile(r"depth|infra|disparity|confidence|mask|segmentation|heatmap|debug|overlay", re.IGNORECASE)
 _PLAIN_WORDS = frozenset("image raw rect color colour rgb bgr mono compressed camera cameras cam node rgbd usb".split())
@@ -137,6 +139,17 @@ def instruction_of(bag: Bag, mapping: BagMapping | None = None) -> str:
     for name, topic in bag.topics.items():
         if topic.type == "std_msgs/msg/String" and _INSTRUCTION.search(name):
             return _text(bag, name)
+    return ""
+
+
+def robot_of(bag: Bag) -> str:
+    """The robot that a bag says it is of; empty: it does not."""
+    if ROBOT in bag.metadata:
+        return bag.metadata[ROBOT]
+    for name, topic in bag.topics.items():
+        if topic.type == OWN["episode"]:
+            for message in bag.messages([name]):
+                return str(message.decode().robot)
     return ""
 
 
