@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rosbags.typesys import Stores, get_typestore
 from whetstone_msgs.msg import Command, Reward
 
 from robot_bringup.command import executable
+from robot_bringup.replay import script
 from robot_bringup.replay.script import Script
 from whetstone.bags.mapping import Mapping
 from whetstone.bags.reader import open_bag
@@ -273,6 +275,27 @@ def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(t
         graph.close()
 
 
+def test_memory_holds_two_seconds_of_a_bag_whatever_the_clock_of_its_headers(tmp_path, monkeypatch) -> None:
+    bag, count = tmp_path / "theirs", 100
+    write_theirs(bag, count)
+    profile, read = load_profile(ROBOT), [0]
+    for ahead in (0, 3600, -3600):
+        monkeypatch.setattr(script, "_stamp", lambda message, ahead=ahead: message.time_ns + ahead * 10**9)
+        with open_bag(bag) as opened:
+            roles = find_roles(opened, profile, Mapping(cameras={"front": "/static/image", "wrist": "/hand/image"}, joint_states="/states"))
+            played, messages, read[0] = Script(opened, roles, profile, "do it"), opened.messages, 0
+
+            def counted(*words: Any, messages: Any = messages) -> Any:
+                for message in messages(*words):
+                    read[0] += 1
+                    yield message
+
+            opened.messages = counted  # type: ignore
+            for step in played.steps():
+                assert len(step.parts) == 3 and read[0] <= 3 * (step.index + script.HELD // PERIOD + 2), (ahead, step.index)
+            assert step.index == count - 1 and played.late == 0
+
+
 def test_a_bag_s_images_become_what_our_nodes_take(tmp_path) -> None:
     bag = tmp_path / "theirs"
     write_theirs(bag, 3)
@@ -282,9 +305,9 @@ def test_a_bag_s_images_become_what_our_nodes_take(tmp_path) -> None:
         roles = find_roles(opened, profile, mapping)
         with pytest.raises(InputError, match="nothing in the bag says what the robot was told; say it, instruction:="):
             Script(opened, roles, profile)
-        script = Script(opened, roles, profile, "do it")
-        steps = list(script.steps())
-    assert (script.spoken.episode_id, script.spoken.start, script.spoken.ours) == ("theirs", THEIR_START, False)
+        told = Script(opened, roles, profile, "do it")
+        steps = list(told.steps())
+    assert (told.spoken.episode_id, told.spoken.start, told.spoken.ours) == ("theirs", THEIR_START, False)
     assert [step.index for step in steps] == [0, 1, 2] and [step.stamp for step in steps] == [THEIR_START + i * PERIOD for i in range(3)]
     for index, step in enumerate(steps):
         front, wrist, joints = step.parts["front"], step.parts["wrist"], step.parts["proprioception"]

@@ -14,9 +14,10 @@ from pathlib import Path
 import yaml
 
 from robot_bringup.command import executable
-from whetstone.arguments import parse_arguments
+from whetstone.arguments import expanded, parse_arguments
 from whetstone.arguments import run as run_main
 from whetstone.bags.reader import open_bag
+from whetstone.bags.roles import robot_of
 from whetstone.errors import ConfigError
 from whetstone.profile import load_profile
 
@@ -46,9 +47,9 @@ def parameters(words: list[str]) -> tuple[dict[str, object], str, str]:
     values = parse_arguments([word for word in words if ":=" in word], ARGUMENTS)
     if not bags:
         raise ConfigError("whetstone replay needs a bag, for example runs/RUN/bags/train-000-0000")
-    with open_bag(bags[0]) as bag:
-        told = bag.metadata
-    robot = values["robot"] or told.get("whetstone.robot", "")
+    paths = [str(expanded(bag).absolute()) for bag in bags]
+    with open_bag(paths[0]) as bag:
+        told, robot = bag.metadata, values["robot"] or robot_of(bag)
     if not robot:
         raise ConfigError(f"{bags[0]} does not say which robot it is of; say it, robot:=franka")
     name = load_profile(robot).name
@@ -58,15 +59,15 @@ def parameters(words: list[str]) -> tuple[dict[str, object], str, str]:
             numbers[key] = kind(values[key])
         except ValueError:
             raise ConfigError(f"argument {key}:={values[key]} must be a number") from None
-    paths = {key: str(Path(values[key]).expanduser().absolute()) if values[key] else "" for key in ("rewards",)}
     texts = {key: values[key] for key in ("mapping", "instruction", "resize")}
     found = {
-        "bags": [str(Path(bag).expanduser().absolute()) for bag in bags],
+        "bags": paths,
         "robot": robot,
         "to": [who for who in values["to"].split(",") if who],
+        "rewards": str(expanded(values["rewards"]).absolute()) if values["rewards"] else "",
     }
     namespace = values["namespace"] or told.get("whetstone.namespace", "") or name
-    return {**found, **numbers, **paths, **texts}, "/" + namespace.strip("/"), values["domain_id"]
+    return {**found, **numbers, **texts}, "/" + namespace.strip("/"), values["domain_id"]
 
 
 def main(words: list[str]) -> None:

@@ -21,7 +21,7 @@ from whetstone.images import Resize, fitted, to_array
 from whetstone.profile import RobotProfile
 
 HELD = 2_000_000_000
-"""ns of log time by which a message may come after a later-stamped one; later ones are said to be late and left out."""
+"""ns of log time by which a message may come after the first of a later step; later ones are said to be late and left out."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ class Spoken:
 
 @dataclass
 class Step:
-    """One control step. index: from the episode's start; stamps: of each part, ns; parts: camera or PROPRIOCEPTION -> what is said: CDR, or
-    an image or a joint state that must be serialised anew."""
+    """One control step. index: from the episode's start; logged: ns of log time of its first message; stamps: of each part, ns; parts:
+    camera or PROPRIOCEPTION -> what is said: CDR, or an image or a joint state that must be serialised anew."""
 
     index: int
+    logged: int = 0
     stamps: dict[str, int] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
 
@@ -89,13 +90,14 @@ class Script:
             if index <= done:
                 self.late += 1
                 continue
-            step = pending.setdefault(index, Step(index))
+            step = pending.setdefault(index, Step(index, message.time_ns))
             part = self._parts[message.topic]
             if part not in step.parts:  # a simulator that waits says its frame again
                 step.stamps[part], step.parts[part] = stamp, self._part(part, message, stamp)
             newest = max(newest, message.time_ns)
-            held = newest - HELD
-            for ready in sorted(key for key, one in pending.items() if key < index and one.stamp < held):
+            # By the log's clock alone: that of the headers may be another.
+            last = max((key for key, one in pending.items() if one.logged < newest - HELD), default=-1)
+            for ready in sorted(key for key in pending if key <= last):
                 done = ready
                 yield self._ordered(pending.pop(ready))
         for ready in sorted(pending):
