@@ -325,6 +325,14 @@ def test_other_names_units_sizes_and_a_gripper_of_its_own(robot: str, tmp_path: 
     np.testing.assert_array_equal(rollout.images["front"][1], np.full((SIZE, SIZE, 3), 8, np.uint8))
 
 
+@pytest.mark.parametrize("ahead", [5, -5])
+def test_headers_whose_clock_is_not_the_log_s(ahead: int, robot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [(topic, time + ahead * SECOND, message) for topic, time, message in told(steps=60)]
+    assert convert(write_mcap(tmp_path / "theirs.mcap", messages), tmp_path / "store", robot) == 0
+    assert "older than" not in capsys.readouterr().out
+    check(RolloutStore(tmp_path / "store").read("bag-theirs"), None)
+
+
 def test_a_camera_that_falls_silent_is_said(robot: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     messages = [one for one in told(steps=40) if "wrist" not in one[0] or not START + SECOND // 2 < one[1] < START + 3 * SECOND // 2]
     assert convert(write_mcap(tmp_path / "gap.mcap", messages), tmp_path / "store", robot) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whetstone.arguments import at_least, boolean, expanded, integer, parse_arguments
+from whetstone.arguments import at_least, boolean, expanded, integer, parse_arguments, seconds
 from whetstone.errors import ConfigError
 
 DEFAULTS = {"robot": "franka", "steps": "10"}
@@ -30,6 +30,13 @@ def test_what_is_too_little_is_named():
     assert at_least({"steps": "1"}, "steps", 1) == 1
     with pytest.raises(ConfigError, match="steps:=0 must be at least 1"):
         at_least({"steps": "0"}, "steps", 1)
+
+
+def test_what_are_no_seconds_is_named():
+    assert seconds({"start": ""}, "start") is None and seconds({"start": "1.5"}, "start") == 1.5
+    for text, said in (("soon", "is not a number"), ("nan", "is not a number"), ("1e999", "is not a number"), ("-1", "must be at least 0")):
+        with pytest.raises(ConfigError, match=f"start:={text} {said}"):
+            seconds({"start": text}, "start")
 
 
 def test_a_path_in_ones_home(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from robot_bringup import episodes
 from robot_bringup.bags.hearing import LOCKSTEP, SOURCE, hear
-from whetstone.arguments import integer, named, one_of, seconds
+from whetstone.arguments import expanded, integer, named, one_of, seconds
 from whetstone.bags.files import bag_name, bags_in, find_files
 from whetstone.bags.mapping import Mapping, load_mapping
 from whetstone.bags.reader import Bag, open_bag
@@ -81,7 +81,7 @@ def main(words: Sequence[str], console: Console) -> int:
     paths = [word for word in words if ":=" not in word]
     if len(paths) != 2:
         raise ConfigError("whetstone convert needs FROM and TO, and then name:=value; see whetstone convert --help")
-    source, target = (Path(path).expanduser() for path in paths)
+    source, target = (expanded(path) for path in paths)
     given = dict(word.split(":=", 1) for word in words if ":=" in word)
     kind = kind_of(source)
     wanted: Any = given.pop("as", _DEFAULT[kind])

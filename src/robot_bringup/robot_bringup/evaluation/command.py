@@ -5,7 +5,6 @@ Role: reads the command line, says what is wrong with it in one line, and what c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ from robot_bringup.evaluation.models import named
 from robot_bringup.evaluation.recordings import Source
 from robot_bringup.evaluation.settings import Settings
 from whetstone import arguments, config
-from whetstone.arguments import at_least, expanded, integer, one_of, parse_arguments, spelled
+from whetstone.arguments import at_least, expanded, integer, one_of, parse_arguments, seconds, spelled
 from whetstone.bags.mapping import load_mapping
 from whetstone.errors import ConfigError, InputError
 from whetstone.profile import load_profile
@@ -92,7 +91,7 @@ def _settings(given: dict[str, str], sources: Sequence[Source]) -> Settings:
     profile = load_profile(robot)
     one_of(given, {"resize": ("no", "stretch", "crop"), "deployment": ("greedy", "sampled")})
     task, instruction = _task(given["task"], profile.asset_name)
-    start, end = (_seconds(given, key) for key in ("start", "end"))
+    start, end = (seconds(given, key) for key in ("start", "end"))
     if start is not None and end is not None and start >= end:
         raise ConfigError(f"start:={given['start']} is not before end:={given['end']}")
     if given["mapping"]:
@@ -145,16 +144,6 @@ def _task(text: str, robot: str) -> tuple[str, str]:
     if " " not in text:
         raise ConfigError(f"{config.unknown('task', text, config.available('tasks'))}, or say it in words")
     return "", text
-
-
-def _seconds(given: dict[str, str], key: str) -> float | None:
-    try:
-        value = float(given[key]) if given[key] else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not 0 <= value < math.inf:
-        raise ConfigError(f"argument {key}:={given[key]} must be seconds from the recording's beginning")
-    return value
 
 
 def _judged(sources: Sequence[Source], word: str) -> list[Source]:

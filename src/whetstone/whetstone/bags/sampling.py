@@ -121,6 +121,8 @@ class _Reading:
         self._streams = {topic: _Held() for topic in self.topics}
         self._needed = [topic for topic in self.topics if topic != roles.commands]
         self._next: int | None = None
+        self._ahead = _CLOCKS
+        """ns by which the log's clock is ahead of the headers', with the shortest way to the recorder."""
         self._stamps: list[int] = []
         self._state: list[np.ndarray] = []
         self._action: list[np.ndarray | None] = []
@@ -147,6 +149,7 @@ class _Reading:
         elif self._by_header:
             stamp = _header_of_image(message) or stamp
         self._streams[message.topic].add(stamp, item)
+        self._ahead = min(self._ahead, message.time_ns - stamp)
         if self._next is None:
             firsts = [self._streams[topic].first for topic in self._needed]
             if any(first is None for first in firsts):
@@ -166,7 +169,7 @@ class _Reading:
             return now >= over
         commands = self._streams.get(self._roles.commands)
         come = all((self._streams[topic].last or 0) > self._next for topic in self._needed)
-        return (come and (commands is None or (commands.last or 0) >= over)) or now >= over + _LATE
+        return (come and (commands is None or (commands.last or 0) >= over)) or now - self._ahead >= over + _LATE
 
     def _step(self) -> None:
         assert self._next is not None
