@@ -189,7 +189,9 @@ def test_stored_episodes_in_two_processes_with_outcomes_that_a_file_says(
     assert any("images at decisions only" in line for line in data["recordings"][0]["warnings"])
 
 
-def test_runs_whose_episodes_are_called_alike(policy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_whose_episodes_are_called_alike(
+    policy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     sim, task = Simulation(PROFILE), load_task(TASK, "so100")
     try:
         rollout = run_episode(sim, policy, _short(task), 1, "greedy").rollout
@@ -214,10 +216,30 @@ def test_runs_whose_episodes_are_called_alike(policy: Any, tmp_path: Path, capsy
     assert list(dict.fromkeys(row["recording"] for row in scores_in(out))) == known
     anchors = re.findall(r'<details class="recording" open id="([^"]*)"', (out / "report.html").read_text())
     assert len(set(anchors)) == 3
+    # The page has curves and pictures of so many; the tables have all.
+    monkeypatch.setattr(running.page, "SHOWN", 1)
+    assert evaluate(*runs[:2], *words) == 0
+    text = (out / "report.html").read_text()
+    assert text.count('<details class="recording"') == 1 and "1 more recordings are in the tables only" in text and known[1] in text
     outcomes = tmp_path / "outcomes.yaml"
     outcomes.write_text(yaml.safe_dump({known[0]: "success", known[1]: "failure"}))
     assert evaluate(*runs[:2], *words, f"outcomes:={outcomes}") == 0
     assert [one["succeeded"] for one in json.loads((out / "evaluation.json").read_text())["recordings"]] == [True, False]
+
+
+def test_a_bag_that_grows_meanwhile(episode: Episode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    types, out = recorded_bags.store(), tmp_path / "out"
+    bag = write_rosbag2(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types), store=types)
+    load = running.Bench
+
+    def growing(settings: Any) -> Any:
+        (bag / "protected").touch()
+        return load(settings)
+
+    monkeypatch.setattr(running, "Bench", growing)
+    words = (bag, "reward:=constant", "robot:=so100", f"task:={TASK}", "controls:=0", f"out:={out}")
+    assert evaluate(*words) == 0 and len(scores_in(out)) == STEPS // 4 + 1
+    assert evaluate(*words) == 0 and len(list((out / "recordings").iterdir())) == 2
 
 
 def _short(task: Any) -> Any:

@@ -111,6 +111,7 @@ def test_bags_of_several_runs_and_what_refine_may_delete(policy: Any, tmp_path: 
     for _ in range(2):
         assert refine(*words) == 0
         assert "2 episodes to learn from" in (said := capsys.readouterr().out) and "left out" not in said
+        assert "no counterpart: same: actions of 33 of 33 steps are what was reached a step later (no commands in the bag)" in said
         names = json.loads((out / "refined.json").read_text())["episodes"]
         assert names == ["a/bags/bag-same", "b/bags/bag-same"]
     assert refine(out / "episodes" / "a" / "bags", *words) == 2

@@ -96,12 +96,14 @@ def main(words: Sequence[str], console: Console) -> int:
 
     torch.set_num_threads(threads)
     policy, learner, said = _learner(given, profile, sources, seed)
-    sources, left_out = _as_episodes(sources, policy, profile, given)
+    sources, left_out, lost = _as_episodes(sources, policy, profile, given)
     stored, more = _read(sources, policy)
     left_out |= more
     if given["reward"]:
         stored, more = _relabelled(stored, given, profile)
         left_out |= more
+    for line in lost:
+        console.print(line, **_PLAIN)
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}", **_PLAIN)
     if not stored:
@@ -184,13 +186,13 @@ def _drove(source: Source, policy: str, weights: str) -> bool:
 
 def _as_episodes(
     sources: Sequence[Source], policy: Policy, profile: RobotProfile, given: dict[str, str]
-) -> tuple[list[Source], dict[str, str]]:
-    """Bags as stored episodes, with frames of every control step, and why some could not be."""
+) -> tuple[list[Source], dict[str, str], list[str]]:
+    """Bags as stored episodes, with frames of every control step; why some could not be; and what of the others is not there."""
     folder, left_out = expanded(given["out"]) / "episodes", dict[str, str]()
     bags = [source for source in sources if source.kind == "bag"]
     found = [source for source in sources if source.kind == "episode"]
     if not bags:
-        return found, left_out
+        return found, left_out, []
     _clear(folder, sources)
     # Bags of several runs hold episodes that are called alike: each run's go to a folder of their own.
     parents = dict.fromkeys(Path(source.path).parent for source in bags)
@@ -199,6 +201,7 @@ def _as_episodes(
     spec = policy.spec
     words = {name: given[name] for name in ("outcome", "instruction", "mapping", "cameras", "resize")}
     words |= {"robot": profile.name, "frames": "all", "execute": str(spec.execute), "horizon": str(spec.horizon)}
+    lost: list[str] = []
     for source in bags:
         store = stores[Path(source.path).parent]
         try:
@@ -208,7 +211,8 @@ def _as_episodes(
             continue
         found += recordings.find([str(store / name) for name in made.written])
         left_out |= {source.recording(name): why for name, why in made.left_out.items()}
-    return recordings.told_apart(found), left_out
+        lost += [*(f"warning: {line}" for line in made.warnings), *(f"no counterpart: {line}" for line in made.lost)]
+    return recordings.told_apart(found), left_out, list(dict.fromkeys(lost))
 
 
 def _clear(folder: Path, sources: Sequence[Source]) -> None:

@@ -57,7 +57,7 @@ def evaluate(settings: Settings, sources: Sequence[Source], out: Path, jobs: int
     left = list({places[source]: source for source in wanted}.values())  # copies of one recording have one place
     failed: dict[Path, str] = {}
     with tqdm(total=ended.reused + len(left), initial=ended.reused, unit="recording", disable=None, file=sys.stderr) as bar:
-        for source, why in _each(settings, left, folder, min(jobs, len(left)), bar):
+        for source, why in _each(settings, [(source, places[source]) for source in left], min(jobs, len(left)), bar):
             if why:
                 failed[places[source]] = why
             bar.update()
@@ -69,20 +69,20 @@ def evaluate(settings: Settings, sources: Sequence[Source], out: Path, jobs: int
     return ended
 
 
-def _each(settings: Settings, sources: Sequence[Source], folder: Path, jobs: int, bar: Any) -> Iterator[tuple[Source, str]]:
-    """Every source when it is done, with why it failed, or nothing."""
-    if not sources:
+def _each(settings: Settings, wanted: Sequence[tuple[Source, Path]], jobs: int, bar: Any) -> Iterator[tuple[Source, str]]:
+    """Every source when it is done, with why it failed, or nothing. wanted: sources and where their results belong."""
+    if not wanted:
         return
     if jobs == 1:
         bench = Bench(settings)
-        for source in sources:
-            yield source, _one(bench, source, folder, _ticking(bar))
+        for source, target in wanted:
+            yield source, _one(bench, source, target, _ticking(bar))
         return
     context = multiprocessing.get_context("spawn")
     counter, others = context.Value("q", 0), set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(settings, counter, os.getpid()))
     try:
-        waiting: dict[Future[tuple[str, bool]], Source] = {pool.submit(_in_process, source, folder): source for source in sources}
+        waiting: dict[Future[tuple[str, bool]], Source] = {pool.submit(_in_process, *one): one[0] for one in wanted}
         while waiting:
             done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
             bar.set_postfix(frames=counter.value, refresh=True)
@@ -104,9 +104,9 @@ def _each(settings: Settings, sources: Sequence[Source], folder: Path, jobs: int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one(bench: Bench, source: Source, folder: Path, tick: Any) -> str:
+def _one(bench: Bench, source: Source, target: Path, tick: Any) -> str:
     try:
-        bench.evaluate(source, folder, tick)
+        bench.evaluate(source, target, tick)
     except WhetstoneError as error:
         return str(error)
     except OSError as error:
@@ -140,7 +140,7 @@ def _begin(settings: Settings, counter: Any, parent: int) -> None:
     _process.update(settings=settings, counter=counter)
 
 
-def _in_process(source: Source, folder: Path) -> tuple[str, bool]:
+def _in_process(source: Source, target: Path) -> tuple[str, bool]:
     """Why the source failed, empty where it did not; and whether every other would for the same reason."""
     if "bench" not in _process:
         try:
@@ -153,7 +153,7 @@ def _in_process(source: Source, folder: Path) -> tuple[str, bool]:
         with counter.get_lock():
             counter.value += 1
 
-    return _one(_process["bench"], source, folder, tick), False
+    return _one(_process["bench"], source, target, tick), False
 
 
 def _finish(parts: Mapping[Source, Path], out: Path, command: str, ended: Ended, settings: Settings) -> None:
@@ -180,8 +180,11 @@ def _finish(parts: Mapping[Source, Path], out: Path, command: str, ended: Ended,
         except OSError as error:
             raise InputError(f"{out / name}: cannot be written: {error.strerror or error}") from None
     text = page.render(found, summary, ended.failed, command, settings)
-    with files.replacing(out / "report.html") as partial:
-        partial.write_text(text, encoding="utf-8")
+    try:
+        with files.replacing(out / "report.html") as partial:
+            partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out / 'report.html'}: cannot be written: {error.strerror or error}") from None
 
 
 def _bare(result: Result) -> dict[str, Any]:

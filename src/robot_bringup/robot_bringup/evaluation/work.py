@@ -45,7 +45,7 @@ IN_MEMORY = 256_000_000
 
 
 class Bench:
-    """The models of an evaluation, loaded once, and what a source gives them. said: an error of theirs, which every source would meet."""
+    """The models of an evaluation, loaded once, and what a source gives them."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises ConfigError, AssetError, InputError."""
@@ -60,9 +60,8 @@ class Bench:
         self._known = also_true()
         self._instructions = _instructions(self.profile)
 
-    def evaluate(self, source: Source, folder: Path, tick: Callable[[int], None] = lambda stamp: None) -> Path:
-        """Write the source's result below `folder`; returns where. Raises InputError naming what is wrong with the source."""
-        target = place(folder, source, self.settings)
+    def evaluate(self, source: Source, target: Path, tick: Callable[[int], None] = lambda stamp: None) -> None:
+        """Write the source's result to the folder `target`, its `place`. Raises InputError naming what is wrong with the source."""
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -77,10 +76,9 @@ class Bench:
             jsonfile.write(partial / RESULT, {"source": asdict(source), "recordings": found})
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
-            files.sync_folder(folder)
+            files.sync_folder(target.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return target
 
     def open(self, source: Source) -> Iterator[Recording]:
         """The recordings of a source, one after the other. Raises InputError."""
