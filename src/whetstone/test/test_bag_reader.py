@@ -328,6 +328,23 @@ def test_after_damage_messages_of_one_time_come_once(tmp_path: Path) -> None:
         assert stamps == sorted(set(stamps)) and 50 < len(stamps) < 60
 
 
+@pytest.mark.parametrize("compression", [CompressionType.ZSTD, CompressionType.LZ4])
+def test_a_chunk_that_cannot_be_decompressed_costs_itself(compression: CompressionType, tmp_path: Path) -> None:
+    told = [("/c", START + index, image(START + index, picture(index, 120, 160) // 16)) for index in range(40)]
+    path = write_mcap(tmp_path / "bag.mcap", told, 1 << 18, compression)
+    with path.open("rb") as file:
+        summary = SeekingReader(file).get_summary()
+    assert summary is not None
+    chunk = summary.chunk_indexes[3]
+    behind_header, data = chunk.chunk_start_offset + 60, bytearray(path.read_bytes())
+    data[behind_header : behind_header + 2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(data)
+    with open_bag(path) as bag:
+        times = [message.time_ns for message in bag.messages()]
+        assert times == [time for _, time, _ in told if not chunk.message_start_time <= time <= chunk.message_end_time] != []
+        assert any("left out" in warning for warning in bag.warnings)
+
+
 def test_one_file_of_a_split_bag_is_no_bag(tmp_path: Path) -> None:
     write_mcap(tmp_path / "bag_0.mcap", TOLD)
     (tmp_path / "bag_1.mcap").write_bytes(b"\x89MCAP0\r")

@@ -195,7 +195,7 @@ class ScannedMcap(_Scanned):
     def _add_chunk(self, offset: int, chunk: mcap_records.Chunk) -> None:
         try:
             inside = breakup_chunk(chunk, validate_crc=True)
-        except _MCAP_ENDS as error:
+        except Exception as error:  # mcap's, or of the libraries that it decompresses with
             self.warnings.append(f"{self.path.name}: a chunk at byte {offset} is damaged and left out: {error}")
             return
         self._add_records(inside, partial(self._read_chunk, offset))
