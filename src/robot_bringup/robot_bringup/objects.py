@@ -2,7 +2,7 @@
 
 Role: ROS only. Poses come on `objects/NAME/pose` (geometry_msgs/PoseStamped, in the frame that the robot's base stands in). They are set
 by `objects/NAME/set_pose` of the same type (our Isaac Sim stage), or by Gazebo's service SetEntityPose behind ros_gz_bridge. Either may be
-lost or refused: an object counts as placed when its own pose says so, and is told again until then.
+lost or refused: an object counts as placed when its own pose says so for a while, and is told again until then.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from whetstone.ros import COMMAND, STATE, WhetstoneNode
 PLACED = 0.01
 """m from where it belongs at which an object is there, on the table; it may fall a little higher."""
 HEIGHT = 0.03
+STAYS = 0.2
+"""Seconds, by the robot's clock, that all must be there. They are put there one after the other while physics goes on: a cube that is put
+where another one still stands is there at first, and then thrown out."""
 AGAIN = 0.5
 """Seconds between two attempts."""
 WAYS = ("topics", "gazebo")
@@ -35,6 +38,7 @@ class Objects:
         self._names = names
         self._wanted: Mapping[str, np.ndarray] = {}
         self._asked = 0.0
+        self._since: int | None = None  # all are there, stamp
         self._set = _Topics(node, names) if way == "topics" else _Gazebo(node, world)
         for name in names:
             node.create_subscription(PoseStamped, f"objects/{name}/pose", partial(self._on_pose, name), STATE)
@@ -45,17 +49,22 @@ class Objects:
 
     def place(self, wanted: Mapping[str, np.ndarray]) -> None:
         """Begin to put every object there: name -> (7,) x, y, z (m), w, x, y, z."""
-        self._wanted, self._asked = wanted, 0.0
+        self._wanted, self._asked, self._since = wanted, 0.0, None
         self.poses.clear()
 
-    def placed(self) -> bool:
-        """Whether all are there; asks again where some are not. To be called until it is true."""
+    def placed(self, stamp: int) -> bool:
+        """Whether all are there and have stayed; asks again where some are not. To be called until it is true. stamp: the robot's clock,
+        ns."""
         left = self.missing()
-        if left and time.monotonic() - self._asked > AGAIN:
+        if not left:
+            self._since = stamp if self._since is None else self._since
+            return stamp - self._since >= STAYS * 1e9
+        self._since = None
+        if time.monotonic() - self._asked > AGAIN:
             self._asked = time.monotonic()
             for name in left:
                 self._set(name, self._wanted[name])
-        return not left and bool(self._wanted) and self._asked > 0
+        return False
 
     def missing(self) -> list[str]:
         """Objects that are not where they belong, as far as is known. Before anything was asked: all."""

@@ -197,7 +197,7 @@ class SceneNode(WhetstoneNode[Parameters]):
         if not self._ended:
             self._ended = now
             self._objects.place(self._mirror.layout(self._task, self._seed))
-        if self._objects.placed():
+        if self._objects.placed(self._stamp):
             self._mirror.begin(self._task, self._measured, self._objects.poses)
             self._judging, self._judged, self._ended = True, 0, 0.0
             self._next()
