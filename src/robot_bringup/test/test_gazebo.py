@@ -22,7 +22,7 @@ from robot_bringup.sim.simulation import Simulation
 from robot_bringup.sim.tasks import STANDING
 from whetstone import config
 from whetstone.errors import AssetError, ConfigError, InputError
-from whetstone.profile import RobotProfile, load_profile
+from whetstone.profile import Camera, RobotProfile, load_profile
 
 ROBOTS = ("franka", "so100")
 
@@ -59,7 +59,7 @@ def test_the_world_is_the_scene_that_mujoco_has(robot: str) -> None:
     """Names, poses, shapes, masses, colours and friction of every object, against the compiled model."""
     profile = load_profile(f"{robot}_gazebo")
     model = Simulation(profile, cameras=False).model
-    root = ET.fromstring(world_sdf(export(profile), robot, robot, profile.rate))
+    root = ET.fromstring(world_sdf(export(profile), profile, robot, robot))
     world = root.find("world")
     assert root.tag == "sdf" and world is not None and world.get("name") == robot
     models = {one.get("name"): one for one in world.findall("model")}
@@ -99,7 +99,7 @@ def test_cameras_see_what_mujoco_s_see(robot: str) -> None:
     profile = load_profile(f"{robot}_gazebo")
     model = Simulation(profile, cameras=False).model
     scene = export(profile)
-    world = ET.fromstring(world_sdf(scene, robot, robot, profile.rate))
+    world = ET.fromstring(world_sdf(scene, profile, robot, robot))
     urdf = ET.fromstring(ready(urdf_of(profile), profile, scene, robot, Path("c.yaml"), "hand_link"))
     front, wrist = world.find(".//model[@name='front_camera']/link/sensor"), urdf.find("gazebo[@reference='hand_link']/sensor")
     sensors = {"front": front, "wrist": wrist}
@@ -172,7 +172,8 @@ def test_a_description_that_does_not_fit_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("robot", ROBOTS)
-def test_bridge_and_controllers_speak_the_profile_s_words(robot: str, tmp_path) -> None:
+def test_bridge_and_controllers_speak_the_profile_s_words(robot: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Camera, "topic", property(lambda camera: f"eyes/{camera.name}"))  # whatever the profile says
     profile = load_profile(f"{robot}_gazebo")
     made = bringup(robot, "lab/left", tmp_path / "files")
     made.write(urdf_of(profile), "hand_link", (0.0, 0.0, 0.0))

@@ -67,7 +67,7 @@ class Bringup:
         robot = ready(urdf, self.profile, self.scene, self.namespace, self.controllers_file, hand, turned)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.robot_file.write_text(robot)
-        self.world_file.write_text(world_sdf(self.scene, self.world, self.namespace, self.profile.rate))
+        self.world_file.write_text(world_sdf(self.scene, self.profile, self.world, self.namespace))
         self.bridge_file.write_text(yaml.safe_dump(bridge(self.profile, self.scene, self.namespace), sort_keys=False))
 
 

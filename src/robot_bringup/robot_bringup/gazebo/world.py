@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from robot_bringup.sim.exported import Body, CameraPose, ExportedScene, Shape
+from whetstone.profile import RobotProfile
 
 HEAVY = 10.0
 """kg of what nothing but a reset is to move."""
@@ -30,8 +31,8 @@ _TO_SDF = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]])
 """Axes of a camera that looks along x with z up, in those of one that looks along -z with y up."""
 
 
-def world_sdf(scene: ExportedScene, name: str, namespace: str, rate: float) -> str:
-    """SDF of the world `name`. namespace: of the camera topics; rate: Hz of pictures."""
+def world_sdf(scene: ExportedScene, profile: RobotProfile, name: str, namespace: str) -> str:
+    """SDF of the world `name`. profile: of the robot whose scene it is; namespace: of its topics."""
     root = Element("sdf", version="1.10")
     world = SubElement(root, "world", name=name)
     physics = SubElement(world, "physics", name="physics", type="dart")
@@ -57,7 +58,7 @@ def world_sdf(scene: ExportedScene, name: str, namespace: str, rate: float) -> s
             model = SubElement(world, "model", name=f"{camera.name}_camera")
             _text(model, "static", "true")
             link = SubElement(model, "link", name="link")
-            link.append(camera_sensor(camera, f"/{namespace}/camera/{camera.name}/image_raw", rate))
+            link.append(camera_sensor(camera, f"/{namespace}/{profile.camera(camera.name).topic}", profile.rate))
     indent(root)
     return '<?xml version="1.0"?>\n' + tostring(root, encoding="unicode") + "\n"
 

@@ -69,7 +69,7 @@ class CameraPose:
 
 @dataclass(frozen=True)
 class ExportedScene:
-    """bodies: the table first. hand: the model's body that a camera may be fixed to."""
+    """bodies: the table first."""
 
     bodies: tuple[Body, ...]
     cameras: tuple[CameraPose, ...]
@@ -77,10 +77,11 @@ class ExportedScene:
 
 def export(profile: RobotProfile) -> ExportedScene:
     """Of a robot's table. Raises as sim.simulation.Simulation."""
-    model = Simulation(profile, cameras=False).model
+    simulation = Simulation(profile, cameras=False)
+    model = simulation.model
     table = int(model.geom("table").id)
     bodies = [Body("table", False, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), 0.0, (0.0, 0.0, 0.0), (_shape(model, table),))]
-    for name in ("red_cube", "blue_cube", *STANDING):
+    for name in simulation.world.objects:
         body = model.body(name)
         shapes = tuple(_shape(model, one) for one in range(body.geomadr[0], body.geomadr[0] + body.geomnum[0]))
         moves = name not in STANDING
