@@ -6,16 +6,30 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from graph import Graph
+from graph import ROBOT, Graph
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+from whetstone_msgs.srv import ResetScene
 
 from robot_bringup.conformance.__main__ import main
+from robot_bringup.conformance.observe import Observer
 from whetstone.errors import ConfigError
+from whetstone.images import to_message
+from whetstone.profile import load_profile
+from whetstone.ros import COMMAND, joints_qos, to_stamp
 
 LATE = {"rate", "no pause", "stamps at the pace of the wall clock"}
 PEER = Path(__file__).with_name("simulator_peer.py")
@@ -120,6 +134,84 @@ def test_a_robot_that_is_not_there_is_said_to_be_missing(tmp_path, domain) -> No
     assert outcomes(found["so100"], "failed") >= {("topics", "joint states: one publisher"), ("topics", "command: heard by the driver")}
 
 
+class StandIn:
+    """A robot in this process, at rest; its pictures, all of the brightness that is its scene's seed, come `late` frames after the joint
+    states of their stamps. Its gripper hears a topic."""
+
+    def __init__(self, graph: Graph, late: int = 0) -> None:
+        profile = load_profile(ROBOT)
+        self.profile = replace(profile, gripper=replace(profile.gripper, kind="forward", action="", topic="jaw/commands"))
+        self.seed, self.stamp, self.gripped = 0, 0, []
+        self.waiting: deque[tuple[int, int]] = deque([(0, 0)] * late)
+        node = graph.node
+        self.joints = node.create_publisher(JointState, profile.joint_states, joints_qos(True))
+        self.cameras = {camera: node.create_publisher(Image, camera.topic, 10) for camera in profile.cameras}
+        node.create_subscription(JointTrajectory, profile.command.topic, lambda _: None, 10)
+        node.create_subscription(Float64MultiArray, "jaw/commands", self.gripped.append, COMMAND)
+        node.create_service(ResetScene, "scene/reset", self.on_reset)
+        node.create_timer(profile.period, self.tick)
+
+    def on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
+        self.seed, response.ok = int(request.seed), request.task == "pick_and_place"
+        response.start = to_stamp(self.stamp + self.profile.period_ns)
+        return response
+
+    def tick(self) -> None:
+        self.stamp += self.profile.period_ns
+        names = [*self.profile.joint_names, self.profile.gripper.joint]
+        message = JointState(name=names, position=[*self.profile.home.tolist(), self.profile.gripper.open])
+        message.header.stamp = to_stamp(self.stamp)
+        self.waiting.append((self.stamp, self.seed))
+        stamp, seed = self.waiting.popleft()
+        for camera, publisher in self.cameras.items():
+            publisher.publish(to_message(np.full((camera.height, camera.width, 3), seed, np.uint8), stamp, camera.name))
+        self.joints.publish(message)
+
+
+@contextmanager
+def observed(graph: Graph, robot: StandIn) -> Iterator[Observer]:
+    """An observer of it, while the robot goes on in a thread."""
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            graph.executor.spin_once(timeout_sec=0.05)
+
+    thread, observer = threading.Thread(target=go_on), Observer(robot.profile, [ROBOT], graph.domain, 20.0)
+    thread.start()
+    try:
+        yield observer
+    finally:
+        over.set()
+        thread.join()
+        observer.close()
+        graph.close()
+
+
+def test_pictures_of_a_reset_are_of_after_it(tmp_path, domain) -> None:
+    """However late they come: by their stamps."""
+    graph = Graph(tmp_path, domain)
+    with observed(graph, StandIn(graph, late=14)) as observer:
+        observer.look(0.5, scene=True, tasks="pick_and_place")
+    resets = observer.robots[ROBOT].record.resets
+    shown = [{name: int(picture.max()) for name, picture in one.pictures.items()} for one in resets]
+    assert shown == [{"front": seed, "wrist": seed} for seed in (1, 2, 1)] + [{}]
+
+
+@pytest.mark.parametrize("part", ["arm", "gripper"])
+def test_nothing_moves_while_somebody_else_commands_the_robot(tmp_path, domain, part: str) -> None:
+    graph = Graph(tmp_path, domain)
+    robot = StandIn(graph)
+    message_type, topic = {"arm": (JointTrajectory, robot.profile.command.topic), "gripper": (Float64MultiArray, "jaw/commands")}[part]
+    graph.node.create_publisher(message_type, topic, COMMAND)
+    with observed(graph, robot) as observer:
+        observer.look(0.5, scene=False, tasks="")
+        observer.move(limits=True)
+    record = observer.robots[ROBOT].record
+    assert set(record.untried) == {"motion", "limits", "gripper"} and not record.swings and not record.grips and not robot.gripped
+    assert set(record.untried.values()) == {f"somebody else commands the {part}: /{ROBOT}/peer"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -128,7 +220,7 @@ def test_a_robot_that_is_not_there_is_said_to_be_missing(tmp_path, domain) -> No
         (("--robot",), "argument '--robot' has no value; say --robot VALUE or robot:=VALUE"),
         (("namespace:=a,a",), "must name each robot's namespace once"),
         (("seconds:=0",), "argument seconds:=0 must be a number from 0.5 to 3600"),
-        (("domain_id:=233",), "ROS domain 233 must be an integer from 0 to 232"),
+        (("domain_id:=233",), "argument domain_id:=233 must be an integer from 0 to 232"),
         (("robot:=frank",), "unknown robot 'frank'; did you mean 'franka'?"),
         (("task:=juggle",), "unknown task 'juggle'"),
     ],

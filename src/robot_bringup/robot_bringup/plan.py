@@ -23,6 +23,7 @@ from robot_bringup.schedule import Segment
 from robot_bringup.simulators import EXTERNAL, SIMULATORS, robot_in, world
 from robot_bringup.so100 import bringup
 from whetstone import config
+from whetstone.arguments import ros_domain
 from whetstone.assets import asset_path
 from whetstone.completion import Completion
 from whetstone.errors import AssetError, ConfigError
@@ -96,7 +97,7 @@ def plan(mode: Mode, given: Mapping[str, str] | None = None) -> Plan:
         raise ConfigError(
             f"reset:={given['reset']} is for sim:=none; with sim:={sim} the arm is parked and the simulator places the objects"
         )
-    values["domain_id"] = _domain(values["domain_id"])
+    values["domain_id"] = ros_domain(str(values["domain_id"]))
     default = f"{mode}s" if mode in APART and not values.get("bag") else Path(values["robot"]).stem
     namespace = values["namespace"] = _namespace("namespace", values["namespace"] or default)
     values["robot"] = robot_in(values["robot"], sim)
@@ -361,15 +362,6 @@ def _check_model(content: Mapping[str, Any], source: str) -> None:
         )
     if content["model"] != "pocket" and not Path(str(content["model"])).expanduser().is_dir():
         raise AssetError(f"{source}: model '{content['model']}': no such folder; download the model and set 'model' to its folder")
-
-
-def _domain(value: Any) -> int:
-    if value != "":
-        return int(value)
-    text = os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
-    if not text.isdigit() or int(text) > 232:
-        raise ConfigError(f"environment variable ROS_DOMAIN_ID={text} must be an integer from 0 to 232")
-    return int(text)
 
 
 def _namespace(argument: str, text: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 from robot_bringup.conformance import checks
 from robot_bringup.conformance.checks import Robot, checks_of, judge
 from robot_bringup.conformance.record import Beyond, End, Grip, Joints, Picture, Record, Reset, Swing, Tick
-from whetstone.profile import load_profile
+from whetstone.profile import ARM_COMMANDS, GRIPPER_COMMANDS, load_profile
 
 PROFILE = load_profile("franka")
 COLUMNS = (*PROFILE.joint_names, PROFILE.gripper.joint)
@@ -33,8 +33,8 @@ def sound() -> Record:
     r.publishers = {STATES: [End("/f/driver", checks.JOINT_STATE)], "/clock": [End("/gz", checks.CLOCK)], COMMAND: []}
     r.publishers |= {camera.topic: [End("/f/camera", checks.IMAGE)] for camera in PROFILE.cameras}
     r.publishers |= {"truth": [End("/f/scene", checks.TRUTH)], MODE.topic: [End("/f/driver", MODE.type)]}
-    r.subscribers = {COMMAND: [End("/f/driver", checks.ARM_TYPES["joint_trajectory"])]}
-    r.actions = {PROFILE.gripper.action: [checks.GRIPPER_TYPES["gripper_command"]]}
+    r.subscribers = {COMMAND: [End("/f/driver", ARM_COMMANDS["joint_trajectory"])]}
+    r.actions = {PROFILE.gripper.action: [GRIPPER_COMMANDS["gripper_command"]]}
     r.services = {checks.RESET_SERVICE: [checks.RESET]}
     times = np.arange(1, 60) * PERIOD
     r.joints = [joints(time, PROFILE.home) for time in times]
@@ -129,7 +129,7 @@ SPOILT: list[tuple[str, str, Callable[[Record], object], str]] = [
     (
         "topics",
         "command: heard by the driver",
-        lambda r: r.subscribers.update({COMMAND: [End("/d", checks.ARM_TYPES["joint_trajectory"], True, True)]}),
+        lambda r: r.subscribers.update({COMMAND: [End("/d", ARM_COMMANDS["joint_trajectory"], True, True)]}),
         "transient local",
     ),
     ("topics", "command: nobody else sends", lambda r: r.publishers.update({COMMAND: [End("/f/moveit", "")]}), "/f/moveit commands"),
@@ -177,6 +177,8 @@ SPOILT: list[tuple[str, str, Callable[[Record], object], str]] = [
     ("scene", "reset: time goes on", reset(1, start=10**15), "before `start`"),
     ("scene", "reset: arm at home", reset(1, arm=PROFILE.home + 0.3), "0.30 rad from home"),
     ("scene", "reset: a seed is a scene", reset(2, pictures={"front": np.full((8, 8, 3), 60, np.uint8)}), "differ by 20.0"),
+    ("scene", "reset: a seed is a scene", reset(2, pictures={}), "no picture of front"),
+    ("scene", "reset: another seed, another scene", reset(1, pictures={}), "no picture of front"),
     ("scene", "reset: another seed, another scene", reset(1, pictures={"front": np.full((8, 8, 3), 40, np.uint8)}), "0.00 of 255"),
     ("scene", "reset: unknown task refused", reset(3, ok=True), "ok"),
     ("scene", "reset: unknown task refused", reset(3, reason=""), "no reason"),
@@ -242,12 +244,37 @@ def test_a_robot_of_which_nothing_is_heard_gives_verdicts_all_the_same() -> None
     assert [one.name for one in verdicts if one.outcome == "passed"] == ["command: nobody else sends"]
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil", "words"),
+    [
+        ("within the limits", lambda r: each(r, lambda one: replace(one, names=tuple("abcdefgh"))), "no position of its joints came"),
+        ("reset: arm at home", lambda r: _set(r, "resets", [replace(one, arm=None) for one in r.resets]), "is not known"),
+        ("reset: a seed is a scene", reset(2, arm=None), "is not known"),
+        ("reset: a seed is a scene", lambda r: _set(r, "resets", [replace(one, pictures={}) for one in r.resets]), "no picture came"),
+        ("reset: another seed, another scene", lambda r: _set(r, "resets", r.resets[::2]), "one seed only"),
+        ("reset: another seed, another scene", lambda r: _set(r, "resets", r.resets[:2]), "no seed was reset to twice"),
+    ],
+)
+def test_what_cannot_be_judged_is_not_tried(name: str, spoil: Callable[[Record], object], words: str) -> None:
+    record = sound()
+    spoil(record)
+    verdict = next(one for one in judge(record, Robot(PROFILE, resets_arm=True)) if one.name == name)
+    assert verdict.outcome == "not tried" and words in verdict.seen, verdict
+
+
+def test_a_joint_that_is_missing_is_no_reason_not_to_look_at_the_others() -> None:
+    record = sound()
+    each(record, lambda one: with_position(replace(one, names=("a", *COLUMNS[1:])), 3, -3.2))
+    verdict = next(one for one in judge(record, Robot(PROFILE)) if one.name == "within the limits")
+    assert verdict.outcome == "failed" and verdict.seen == "fer_joint4 at -3.200", verdict
+
+
 def test_a_gripper_on_a_topic_or_in_the_arms_command_is_looked_at_as_such() -> None:
     profile = load_profile("so101_follower")
     found = {name: check for _, name, check in checks_of(profile)}
     assert found["gripper: its driver listens"](Record(), Robot(profile)) == "it travels with the arm's command"
     own = replace(profile, gripper=replace(profile.gripper, kind="forward", topic="jaw/commands"))
-    record = Record(subscribers={"jaw/commands": [End("/d", checks.GRIPPER_TYPES["forward"])]})
+    record = Record(subscribers={"jaw/commands": [End("/d", GRIPPER_COMMANDS["forward"])]})
     assert found["gripper: its driver listens"](record, Robot(own)) == "'jaw/commands'"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from whetstone.arguments import at_least, boolean, expanded, integer, parse_arguments, seconds
+from whetstone.arguments import at_least, boolean, expanded, integer, parse_arguments, ros_domain, seconds
 from whetstone.errors import ConfigError
 
 DEFAULTS = {"robot": "franka", "steps": "10"}
@@ -50,3 +50,16 @@ def test_what_is_neither_true_nor_false_is_named():
     assert boolean({"resume": "True"}, "resume") and not boolean({"resume": "false"}, "resume")
     with pytest.raises(ConfigError, match="resume:=maybe is neither true nor false"):
         boolean({"resume": "maybe"}, "resume")
+
+
+def test_a_ros_domain_is_the_argument_s_else_the_environment_s(monkeypatch):
+    monkeypatch.delenv("ROS_DOMAIN_ID", raising=False)
+    assert (ros_domain(""), ros_domain("232")) == (0, 232)
+    monkeypatch.setenv("ROS_DOMAIN_ID", " 41 ")
+    assert (ros_domain(""), ros_domain("7")) == (41, 7)
+    monkeypatch.setenv("ROS_DOMAIN_ID", "300")
+    with pytest.raises(ConfigError, match="environment variable ROS_DOMAIN_ID=300 must be an integer from 0 to 232"):
+        ros_domain("")
+    for wrong in ("233", "-1", "three", "\u00b2"):
+        with pytest.raises(ConfigError, match=f"argument domain_id:={wrong} must be an integer"):
+            ros_domain(wrong)

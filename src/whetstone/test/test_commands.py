@@ -16,10 +16,10 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from whetstone.commands import arm_command, gripper_goal, gripper_message
+from whetstone.commands import arm_command, gripper_action_type, gripper_goal, gripper_message
 from whetstone.gripper import GripperTrigger
 from whetstone.kinematics import robot_file
-from whetstone.profile import load_profile
+from whetstone.profile import ARM_COMMANDS, GRIPPER_COMMANDS, load_profile
 
 
 def test_trajectory_has_one_point_one_period_ahead() -> None:
@@ -121,3 +121,17 @@ def test_gripper_goals_differ_by_more_than_the_hysteresis_and_follow_the_wish(wi
         assert last is not None and abs(last - clipped) <= hysteresis
     trigger.reset()
     assert trigger.update(0.3) == 0.3
+
+
+def test_the_types_by_name_are_those_that_are_sent() -> None:
+    """Bags and the conformance kit, which know no messages, name them by the profile's table."""
+    for robot in ("so100", "so101_follower", "franka_isaac", "fr3_crisp"):
+        profile = load_profile(robot)
+        package, _, name = ARM_COMMANDS[profile.command.kind].split("/")
+        sent = arm_command(profile).message_type
+        assert (sent.__module__.split(".")[0], sent.__name__) == (package, name)
+    for robot in ("franka", "so100"):
+        profile = load_profile(robot)
+        package, _, name = GRIPPER_COMMANDS[profile.gripper.kind].split("/")
+        goal = gripper_action_type(profile)
+        assert (goal.__module__.split(".")[0], goal.__name__) == (package, name)

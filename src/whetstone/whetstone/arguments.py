@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -59,6 +60,15 @@ def boolean(values: dict[str, str], key: str) -> bool:
     if word not in ("true", "false"):
         raise ConfigError(f"argument {key}:={values[key]} is neither true nor false")
     return word == "true"
+
+
+def ros_domain(given: str) -> int:
+    """The value of domain_id:=; empty: $ROS_DOMAIN_ID, else 0. Raises ConfigError naming which of them is no domain."""
+    word = given or os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
+    if not word.isdecimal() or int(word) > 232:
+        source = f"argument domain_id:={given}" if given else f"environment variable ROS_DOMAIN_ID={word}"
+        raise ConfigError(f"{source} must be an integer from 0 to 232")
+    return int(word)
 
 
 def counts(values: dict[str, str], key: str, word: str, known: Sequence[str] = ()) -> dict[str, int]:

@@ -37,6 +37,22 @@ class Joint:
             raise ValueError(f"joint '{self.name}': home {self.home} must lie in [{self.lower}, {self.upper}]")
 
 
+ARM_COMMANDS = {
+    "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+    "forward": "std_msgs/msg/Float64MultiArray",
+    "joint_state": "sensor_msgs/msg/JointState",
+    "pose": "geometry_msgs/msg/PoseStamped",
+}
+"""Type of the arm's commands by `command.kind`, as ROS names it."""
+GRIPPER_COMMANDS = {
+    "gripper_command": "control_msgs/action/GripperCommand",
+    "parallel_gripper_command": "control_msgs/action/ParallelGripperCommand",
+    "trajectory": "trajectory_msgs/msg/JointTrajectory",
+    "forward": "std_msgs/msg/Float64MultiArray",
+}
+"""The same of the gripper by `gripper.kind`; with_arm has none of its own."""
+
+
 @dataclass(frozen=True)
 class Gripper:
     """The gripper. closed, open: position of `joint` in JointState (m or rad) at opening 0 and 1.

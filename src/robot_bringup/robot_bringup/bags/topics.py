@@ -11,16 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from whetstone.errors import ConfigError
-from whetstone.profile import RobotProfile
+from whetstone.profile import ARM_COMMANDS, GRIPPER_COMMANDS, RobotProfile
 
 Kind = Literal["camera", "joints", "command", "event", "latched", "episode", "state", "static", "any"]
-_ARM_COMMANDS = {
-    "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
-    "forward": "std_msgs/msg/Float64MultiArray",
-    "joint_state": "sensor_msgs/msg/JointState",
-    "pose": "geometry_msgs/msg/PoseStamped",
-}
-_GRIPPER_COMMANDS = {"trajectory": "trajectory_msgs/msg/JointTrajectory", "forward": "std_msgs/msg/Float64MultiArray"}
 _NAME = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*")
 
@@ -42,7 +35,7 @@ class RecordedTopic:
 
 def topics_of(profile: RobotProfile) -> tuple[RecordedTopic, ...]:
     """What a bag of this robot holds. Weights themselves are not in it: their announcement names the snapshot by its hash."""
-    arm = _ARM_COMMANDS[profile.command.kind]
+    arm = ARM_COMMANDS[profile.command.kind]
     found = [RecordedTopic(camera.topic, "sensor_msgs/msg/Image", "camera") for camera in profile.cameras]
     found += [
         RecordedTopic(profile.joint_states, "sensor_msgs/msg/JointState", "joints"),
@@ -50,7 +43,7 @@ def topics_of(profile: RobotProfile) -> tuple[RecordedTopic, ...]:
         RecordedTopic("policy/arm_command", arm, "command"),
     ]
     if profile.gripper.topic:
-        found.append(RecordedTopic(profile.gripper.topic, _GRIPPER_COMMANDS[profile.gripper.kind], "command"))
+        found.append(RecordedTopic(profile.gripper.topic, GRIPPER_COMMANDS[profile.gripper.kind], "command"))
     if profile.mode:
         found.append(RecordedTopic(profile.mode.topic, profile.mode.type, "any"))
     found += [

@@ -6,7 +6,6 @@ Role: arguments, what is allowed, the table, the JSON and the exit code. Looking
 from __future__ import annotations
 
 import dataclasses
-import os
 import select
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.table import Table
 from robot_bringup.conformance.checks import Robot, Verdict, judge
 from robot_bringup.simulators import SIMULATORS, robot_in
 from whetstone import config, jsonfile
-from whetstone.arguments import parse_arguments, run
+from whetstone.arguments import boolean, parse_arguments, ros_domain, run
 from whetstone.errors import ConfigError
 from whetstone.profile import RobotProfile, load_profile
 from whetstone.task import load_task
@@ -56,10 +55,10 @@ def main(words: list[str]) -> None:
     profile = load_profile(robot_in(values["robot"], sim))
     namespaces = _namespaces(values["namespace"], Path(values["robot"]).stem, profile)
     hardware = sim == "none"
-    move, reset = _allowed(values, "move", not hardware), _allowed(values, "reset", not hardware)
+    move, reset = (boolean(values, key) if values[key] else not hardware for key in ("move", "reset"))
     load_task(values["task"], profile.asset_name)
     seconds, patience = _number(values, "seconds", 0.5), _number(values, "patience", 0.5)
-    domain = _domain(values["domain_id"])
+    domain = ros_domain(values["domain_id"])
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 150)
     if move and hardware:
         _warn(profile, namespaces, console)
@@ -114,13 +113,6 @@ def _namespaces(text: str, default: str, profile: RobotProfile) -> list[str]:
     return names
 
 
-def _allowed(values: dict[str, str], key: str, default: bool) -> bool:
-    text = values[key].lower()
-    if text not in ("true", "false", ""):
-        raise ConfigError(f"argument {key}:={values[key]} is neither true nor false")
-    return default if not text else text == "true"
-
-
 def _number(values: dict[str, str], key: str, low: float) -> float:
     try:
         value = float(values[key])
@@ -129,13 +121,6 @@ def _number(values: dict[str, str], key: str, low: float) -> float:
     if not low <= value <= 3600:
         raise ConfigError(f"argument {key}:={values[key]} must be a number from {low:g} to 3600 (seconds)")
     return value
-
-
-def _domain(text: str) -> int:
-    text = text or os.environ.get("ROS_DOMAIN_ID", "").strip() or "0"
-    if not text.isdigit() or int(text) > 232:
-        raise ConfigError(f"ROS domain {text} must be an integer from 0 to 232")
-    return int(text)
 
 
 def _warn(profile: RobotProfile, namespaces: list[str], console: Console) -> None:

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from robot_bringup.conformance.record import End, Joints, Record
-from whetstone.profile import Camera, RobotProfile
+from robot_bringup.conformance.record import End, Joints, Record, Reset
+from whetstone.profile import ARM_COMMANDS, GRIPPER_COMMANDS, Camera, RobotProfile
 
 SHARE = 0.8
 """Of the profile's rate that must arrive: listening takes seconds only, and a busy machine drops a frame."""
@@ -33,18 +33,6 @@ HOME = 0.15
 BLANK = 1.0
 """Standard deviation of pixel values (of 255) below which a picture shows nothing."""
 
-ARM_TYPES = {
-    "joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
-    "forward": "std_msgs/msg/Float64MultiArray",
-    "joint_state": "sensor_msgs/msg/JointState",
-    "pose": "geometry_msgs/msg/PoseStamped",
-}
-GRIPPER_TYPES = {
-    "gripper_command": "control_msgs/action/GripperCommand",
-    "parallel_gripper_command": "control_msgs/action/ParallelGripperCommand",
-    "trajectory": "trajectory_msgs/msg/JointTrajectory",
-    "forward": "std_msgs/msg/Float64MultiArray",
-}
 JOINT_STATE, IMAGE, CLOCK = "sensor_msgs/msg/JointState", "sensor_msgs/msg/Image", "rosgraph_msgs/msg/Clock"
 RESET, TRUTH = "whetstone_msgs/srv/ResetScene", "whetstone_msgs/msg/Truth"
 RESET_SERVICE, TRUTH_TOPIC, CLOCK_TOPIC = "scene/reset", "truth", "/clock"
@@ -189,7 +177,7 @@ def _joint_reliable(r: Record, robot: Robot) -> str:
 
 
 def _command_heard(r: Record, robot: Robot) -> str:
-    topic, type_ = robot.profile.command.topic, ARM_TYPES[robot.profile.command.kind]
+    topic, type_ = robot.profile.command.topic, ARM_COMMANDS[robot.profile.command.kind]
     ends = r.subscribers.get(topic, [])
     if not ends:
         near = r.elsewhere.get(topic, [])
@@ -215,7 +203,7 @@ def _gripper_offered(r: Record, robot: Robot) -> str:
     gripper = robot.profile.gripper
     if gripper.kind == "with_arm":
         return "it travels with the arm's command"
-    type_ = GRIPPER_TYPES[gripper.kind]
+    type_ = GRIPPER_COMMANDS[gripper.kind]
     if gripper.action:
         types = r.actions.get(gripper.action, [])
         if type_ not in types:
@@ -301,15 +289,15 @@ def _finite(r: Record, robot: Robot) -> str:
 def _within(r: Record, robot: Robot) -> str:
     profile = robot.profile
     rows = _columns(_heard(r), profile.joint_names)
-    beyond = np.nan_to_num(np.maximum(profile.lower - rows, rows - profile.upper), nan=-np.inf).max(axis=0)
-    worst = int(beyond.argmax())
-    if beyond[worst] > OVER:
-        value = rows[:, worst][np.argmax(np.maximum(profile.lower[worst] - rows[:, worst], rows[:, worst] - profile.upper[worst]))]
+    beyond = np.maximum(profile.lower - rows, rows - profile.upper)  # rad outside; NaN where a message has no such joint
+    known = [column for column in range(len(profile.joint_names)) if not np.isnan(beyond[:, column]).all()]
+    worst = max(_needed(known, "no position of its joints came"), key=lambda column: np.nanmax(beyond[:, column]))
+    message = int(np.nanargmax(beyond[:, worst]))
+    if beyond[message, worst] > OVER:
         limits = f"{profile.lower[worst]:.3f} to {profile.upper[worst]:.3f} rad"
-        raise _Failed(
-            f"{profile.joint_names[worst]} at {value:.3f}", limits, "move the arm inside; if it is, unit, sign or offset are wrong"
-        )
-    return f"nearest to one: {profile.joint_names[worst]}, {max(0.0, -beyond[worst]):.2f} rad away"
+        seen = f"{profile.joint_names[worst]} at {rows[message, worst]:.3f}"
+        raise _Failed(seen, limits, "move the arm inside; if it is, unit, sign or offset are wrong")
+    return f"nearest to one: {profile.joint_names[worst]}, {max(0.0, -beyond[message, worst]):.2f} rad away"
 
 
 def _gripper_range(r: Record, robot: Robot) -> str:
@@ -501,14 +489,14 @@ def _truth(r: Record, robot: Robot) -> str:
     return f"{len(r.truths)} frames judged"
 
 
-def _resets(r: Record, robot: Robot) -> list:
+def _resets(r: Record, robot: Robot) -> list[Reset]:
     _simulated(r, robot, "reset")
     if RESET not in r.services.get(RESET_SERVICE, []):
         raise _Untried(f"nobody offers '{RESET_SERVICE}' (whetstone run sim sim:=... does)")
     return r.resets
 
 
-def _known(r: Record, robot: Robot) -> list:
+def _known(r: Record, robot: Robot) -> list[Reset]:
     return _needed([one for one in _resets(r, robot) if one.ok], "no reset was answered with ok")
 
 
@@ -541,7 +529,8 @@ def _reset_home(r: Record, robot: Robot) -> str:
     known = _known(r, robot)
     if not robot.resets_arm:
         raise _Untried("the policy node parks this arm in a run")
-    away = max(float(np.abs(one.arm - robot.profile.home).max()) for one in known if one.arm is not None)
+    arms = _needed([one.arm for one in known if one.arm is not None], "where the arm was afterwards is not known")
+    away = max(float(np.abs(arm - robot.profile.home).max()) for arm in arms)
     if away > HOME:
         raise _Failed(f"{away:.2f} rad from home", f"at most {HOME:g}", "put the arm home in the reset")
     return f"{away:.3f} rad from home"
@@ -549,12 +538,16 @@ def _reset_home(r: Record, robot: Robot) -> str:
 
 def _reset_repeats(r: Record, robot: Robot) -> str:
     first, again = _same_seed(_known(r, robot))
-    picture = max(_difference(first.pictures[name], again.pictures[name]) for name in first.pictures)
-    arm = float(np.abs(first.arm - again.arm).max()) if robot.resets_arm else 0.0
+    picture, arm, moved = _apart_by(first, again), 0.0, ""
+    if robot.resets_arm:
+        if first.arm is None or again.arm is None:
+            raise _Untried("where the arm was afterwards is not known")
+        arm = float(np.abs(first.arm - again.arm).max())
+        moved = f", the arm by {arm:.3f} rad"
     if picture > SAME_PICTURE or arm > SAME_ARM:
-        seen = f"pictures differ by {picture:.1f} of 255, the arm by {arm:.3f} rad"
-        raise _Failed(seen, f"at most {SAME_PICTURE:g} and {SAME_ARM:g}", "put every object where task and seed say, each time")
-    return f"pictures differ by {picture:.2f} of 255"
+        limits = f"at most {SAME_PICTURE:g}{f' and {SAME_ARM:g}' if moved else ''}"
+        raise _Failed(f"pictures differ by {picture:.1f} of 255{moved}", limits, "put every object where task and seed say, each time")
+    return f"pictures differ by {picture:.2f} of 255{moved}"
 
 
 def _reset_differs(r: Record, robot: Robot) -> str:
@@ -563,19 +556,29 @@ def _reset_differs(r: Record, robot: Robot) -> str:
     other = next((one for one in known if one.seed != first.seed), None)
     if other is None:
         raise _Untried("one seed only")
-    same = max(_difference(first.pictures[name], again.pictures[name]) for name in first.pictures)
-    apart = max(_difference(first.pictures[name], other.pictures[name]) for name in first.pictures)
+    same, apart = _apart_by(first, again), _apart_by(first, other)
     if apart < 0.5 or apart < 1.5 * same:
         raise _Failed(f"pictures of two seeds differ by {apart:.2f} of 255", "objects elsewhere", "place the objects by the seed")
     return f"pictures differ by {apart:.2f} of 255"
 
 
-def _same_seed(known: list) -> tuple:
+def _same_seed(known: list[Reset]) -> tuple[Reset, Reset]:
     for one in known:
         again = next((later for later in known if later is not one and later.seed == one.seed), None)
-        if again is not None and one.pictures and again.pictures:
+        if again is not None:
             return one, again
     raise _Untried("no seed was reset to twice")
+
+
+def _apart_by(first: Reset, second: Reset) -> float:
+    """Mean difference of pixel values (of 255) of the camera that saw the most of it."""
+    for one, other in ((first, second), (second, first)):
+        lost = sorted(set(other.pictures) - set(one.pictures))
+        if lost:
+            seen = f"no picture of {', '.join(lost)} that is of after the reset to seed {one.seed}"
+            raise _Failed(seen, "pictures go on, with stamps of the joint states' clock", "see the simulator's log")
+    names = _needed(list(first.pictures), "no picture came after a reset")
+    return max(_difference(first.pictures[name], second.pictures[name]) for name in names)
 
 
 def _difference(first: np.ndarray, second: np.ndarray) -> float:

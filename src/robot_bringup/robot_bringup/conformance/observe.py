@@ -44,8 +44,10 @@ PAST = 0.15
 SLOW = 0.3
 """Of the profile's velocity, on the way there."""
 GRIP_SECONDS = 5.0
-SETTLE = 0.6
-"""Seconds after a reset before its picture is taken."""
+SETTLE = 0.4
+"""Seconds of the robot's clock after a reset before its picture is taken."""
+PICTURES = 5.0
+"""Seconds that cameras may be behind the joint states then."""
 NO_TASK = "no_such_task"
 
 
@@ -113,7 +115,7 @@ class _Robot:
     def __init__(self, observer: Observer, node: Node, profile: RobotProfile, namespace: str) -> None:
         self.record = Record()
         self._observer, self._node, self._profile, self._namespace = observer, node, profile, namespace
-        self._last: dict[str, np.ndarray] = {}
+        self._last: dict[str, tuple[int, np.ndarray]] = {}  # camera -> stamp and image, newest
         node.create_subscription(JointState, self._name(profile.joint_states), self._on_joints, STATE)
         for camera in profile.cameras:
             node.create_subscription(Image, self._name(camera.topic), partial(self._on_image, camera.name), CAMERA_LIVE)
@@ -140,7 +142,7 @@ class _Robot:
         try:
             image = to_array(message, camera)
             spread = float(image[::4, ::4].std())
-            self._last[camera] = image
+            self._last[camera] = (to_ns(message.header.stamp), image)
         except InputError as error:
             wrong = str(error)
         picture = Picture(arrival, to_ns(message.header.stamp), message.width, message.height, message.encoding, wrong, spread)
@@ -220,12 +222,16 @@ class _Robot:
             return Reset(task, seed, False, before=before)
         if not answer.ok:
             return Reset(task, seed, True, False, answer.reason, before=before)
-        begun = len(self.record.joints)
-        self._last.clear()
-        self._observer.spin(SETTLE)
-        self._observer.until(self.streams, 2.0)
+        # By stamps: on a busy machine what comes now may be of before the reset, and the robot's time stand still while ours goes on.
+        begun, settled = len(self.record.joints), to_ns(answer.start) + int(SETTLE * 1e9)
+        self._observer.until(lambda: any(one.stamp >= settled for one in self.record.joints[begun:]), patience)
+        self._observer.until(lambda: len(self._pictures(settled)) == len(self._profile.cameras), PICTURES)
         frames = tuple(one.stamp for one in self.record.joints[begun:])
-        return Reset(task, seed, True, True, "", to_ns(answer.start), before, frames, self._here(), dict(self._last))
+        return Reset(task, seed, True, True, "", to_ns(answer.start), before, frames, self._here(), self._pictures(settled))
+
+    def _pictures(self, since: int) -> dict[str, np.ndarray]:
+        """The newest of each camera that are of `since`, a stamp, or later."""
+        return {camera: image for camera, (stamp, image) in self._last.items() if stamp >= since}
 
     # Motion.
 
@@ -240,14 +246,23 @@ class _Robot:
             return None
         return row[:-1].astype(np.float64)
 
+    def _rival(self) -> str:
+        """Who else commands the robot, in words; empty: nobody."""
+        self.graph()
+        for part, topic in (("arm", self._profile.command.topic), ("gripper", self._profile.gripper.topic)):
+            ends = self.record.publishers.get(topic)
+            if ends:
+                return f"somebody else commands the {part}: {', '.join(end.node for end in ends)}"
+        return ""
+
     def _ready(self) -> str:
         """Why the arm is not to be moved; empty: it may be."""
         here = self._here()
         if here is None:
             return "where the arm is, is not known"
-        self.graph()
-        if self.record.publishers[self._profile.command.topic]:
-            return "somebody else commands the arm"
+        rival = self._rival()
+        if rival:
+            return rival
         if not self.record.subscribers[self._profile.command.topic]:
             return "nobody hears its commands"
         outside = (here < self._profile.lower - checks.OVER) | (here > self._profile.upper + checks.OVER)
@@ -328,6 +343,10 @@ class _Robot:
 
     def grip_all(self) -> None:
         """Shut, then open."""
+        rival = self._rival()
+        if rival:
+            self.record.untried["gripper"] = rival
+            return
         if self._profile.gripper.kind == "with_arm":
             if self._commands is None or self._here() is None:
                 self.record.untried["gripper"] = self.record.untried.get("motion", "the arm was not commanded")

@@ -57,7 +57,7 @@ class Tick:
 class Reset:
     """One call of scene/reset. seed: -1 where it was asked for a task that does not exist. answered: within the time it had; ok, reason,
     start (ns): the answer; before: stamp of the last joint state before it, 0 if there was none; frames: stamps of those after the answer;
-    arm (joints,) rad and pictures, camera -> (height, width, 3) uint8: once the scene had settled."""
+    arm (joints,) rad and pictures, camera -> (height, width, 3) uint8: stamped when the scene had settled, else left out."""
 
     task: str
     seed: int
