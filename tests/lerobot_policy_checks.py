@@ -54,6 +54,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("lerobot")
     vlm = tiny_lerobot.small_smolvlm(base / "vlm")
     tiny_lerobot.small_pi()
+    tiny_lerobot.small_resnet()
+    tiny_lerobot.settings_read_once()
     return {kind: tiny_lerobot.save(kind, base / kind, vlm) for kind in KINDS} | {"vlm": vlm}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,32 @@ def small_pi() -> None:
         module = lerobot(f"policies.{kind}.modeling_{kind}")
         module.CONFIG_MAPPING = {"paligemma": paligemma, "gemma": CONFIG_MAPPING["gemma"]}
         module.get_gemma_config = lambda _, make=module.GemmaConfig: make(16, 2, 32, 8, 1, 4)
+
+
+def small_resnet() -> None:
+    """ACT and diffusion see by torchvision's ResNet-18, of 11 million parameters; from here on by a thinner one."""
+    lerobot("configs.types")
+    import torchvision
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    class SmallResNet(ResNet):
+        def _make_layer(self, block: Any, planes: int, *rest: Any, **given: Any) -> Any:
+            return super()._make_layer(block, planes // 4, *rest, **given)
+
+    def resnet18(weights: object = None, **given: Any) -> ResNet:
+        assert weights is None
+        found = SmallResNet(BasicBlock, [1, 1, 1, 1], **given)
+        found.fc = torch.nn.Linear(128, 1)  # whose width tells that of what comes before it
+        return found
+
+    torchvision.models.resnet18 = resnet18
+
+
+def settings_read_once() -> None:
+    """From here on lerobot reads a folder's settings once: its parser takes longer than all the rest of loading."""
+    config = lerobot("configs.policies").PreTrainedConfig
+    read: Callable[[str], Any] = cache(config.from_pretrained)
+    config.from_pretrained = lambda pretrained_name_or_path, **_: deepcopy(read(str(pretrained_name_or_path)))
 
 
 def publish(file: Path) -> None:
