@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import rclpy
@@ -134,6 +136,19 @@ def process_of(run: Path, node: str) -> int:
     return int(found[0].parent.name)
 
 
+def side_by_side(check: Callable[..., None], tmp_path: Path, domains: Iterator[int], cases: Sequence[tuple[str, ...]]) -> None:
+    """check(folder, domain, *case) of all cases at a time, each with a folder and a domain of its own: robots move in real time, so a test
+    of one mostly waits. Raises what the first that failed has raised, when all are done."""
+    with ThreadPoolExecutor(len(cases)) as pool:
+        running = []
+        for case in cases:
+            folder = tmp_path / "_".join(case)
+            folder.mkdir()
+            running.append(pool.submit(check, folder, next(domains), *case))
+    for one in running:
+        one.result()
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -167,8 +182,12 @@ class Graph:
         self.processes[node] = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, text=True, env=self.environment)
         log.close()
         if active:
-            self.transition(node, Transition.TRANSITION_CONFIGURE)
-            self.transition(node, Transition.TRANSITION_ACTIVATE)
+            self.activate(node)
+
+    def activate(self, node: str) -> None:
+        """Bring up a node that was started with active=False."""
+        self.transition(node, Transition.TRANSITION_CONFIGURE)
+        self.transition(node, Transition.TRANSITION_ACTIVATE)
 
     def transition(self, node: str, transition: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from graph import ROBOT, Graph
+from graph import ROBOT, Graph, side_by_side
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
@@ -64,9 +64,12 @@ def outcomes(verdicts: dict, word: str) -> set[tuple[str, str]]:
     return {key for key, one in verdicts.items() if one["outcome"] == word}
 
 
-@pytest.mark.parametrize("robot", ["franka", "so100"])
-def test_our_simulator_conforms(tmp_path, domain, robot: str) -> None:
-    """Both topics and motion, to the last check that one robot can be asked."""
+def test_our_simulator_conforms(tmp_path, domains) -> None:
+    """Topics and motion of both robots, to the last check that one robot can be asked."""
+    side_by_side(check_our_simulator, tmp_path, domains, [("franka",), ("so100",)])
+
+
+def check_our_simulator(tmp_path: Path, domain: int, robot: str) -> None:
     graph = Graph(tmp_path, domain)
     try:
         graph.start("robot_bringup", "simulator", "simulator", robot=robot, realtime=True)

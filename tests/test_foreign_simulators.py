@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("rclpy")
 
-from graph import Graph
+from graph import Graph, side_by_side
 from sensor_msgs.msg import JointState
 from test_conformance import conform, outcomes, start_peer
 from whetstone_msgs.msg import Truth
@@ -64,8 +64,11 @@ def test_a_policy_is_evaluated_there_and_the_truth_is_known(tmp_path, domain, si
         graph.close()
 
 
-@pytest.mark.parametrize(("sim", "robot"), [("isaac", "so100"), ("gazebo", "franka")])
-def test_it_conforms_with_our_scene_node_before_it(tmp_path, domain, sim: str, robot: str) -> None:
+def test_it_conforms_with_our_scene_node_before_it(tmp_path, domains) -> None:
+    side_by_side(check_conformance, tmp_path, domains, [("isaac", "so100"), ("gazebo", "franka")])
+
+
+def check_conformance(tmp_path: Path, domain: int, sim: str, robot: str) -> None:
     graph = Graph(tmp_path, domain)
     try:
         start_peer(graph, f"{robot}_{sim}", robot, objects=OBJECTS[sim])

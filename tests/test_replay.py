@@ -254,8 +254,9 @@ def test_reward_and_policy_node_answer_every_frame_of_a_bag_of_somebody_else_s(t
         commands, rewards = [], []
         graph.node.create_subscription(Command, "policy/command", commands.append, EVENT)
         graph.node.create_subscription(Reward, "reward", rewards.append, EVENT)
-        graph.start("reward_node", "reward_node", "reward", reward="constant")
-        graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in)
+        graph.start("reward_node", "reward_node", "reward", active=False, reward="constant")
+        graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in)  # the two wake up at the same time
+        graph.activate("reward")
         whetstone(
             graph.environment,
             *("replay", str(bag), str(other), f"robot:={ROBOT}", "to:=reward,policy", "instruction:=do it"),
