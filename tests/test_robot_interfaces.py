@@ -70,9 +70,11 @@ def test_the_running_nodes_offer_just_that(tmp_path, domain, name: str) -> None:
     row, graph = TABLE[name], Graph(tmp_path, domain)
     try:
         shared = {"robot": name, "realtime": True}
-        graph.start("robot_bringup", "simulator", "simulator", **shared)
-        graph.start("policy_node", "watchdog", "watchdog", **shared)
-        graph.start("policy_node", "policy_node", "policy", policy=graph.stand_in, gated=True, **shared)
+        graph.start("robot_bringup", "simulator", "simulator", active=False, **shared)  # all three wake up at the same time
+        graph.start("policy_node", "watchdog", "watchdog", active=False, **shared)
+        graph.start("policy_node", "policy_node", "policy", active=False, policy=graph.stand_in, gated=True, **shared)
+        for one in ("simulator", "watchdog", "policy"):
+            graph.activate(one)
         node, space = graph.node, f"/{ROBOT}"
 
         def ends(topic: str) -> tuple[list, list]:
@@ -129,8 +131,9 @@ def test_a_gripper_of_every_kind_closes_when_the_policy_says_so(tmp_path, domain
     try:
         frames: list[JointState] = []
         graph.node.create_subscription(JointState, profile.joint_states, frames.append, joints_qos(False))
-        graph.start("robot_bringup", "simulator", "simulator", robot=str(robot))
-        graph.start("policy_node", "policy_node", "policy", robot=str(robot), policy=graph.stand_in)
+        graph.start("robot_bringup", "simulator", "simulator", active=False, robot=str(robot))
+        graph.start("policy_node", "policy_node", "policy", robot=str(robot), policy=graph.stand_in)  # the two wake up at the same time
+        graph.activate("simulator")
         graph.until_matched(graph.episodes)
         reset = graph.call(ResetScene, "scene/reset", ResetScene.Request(episode_id="e", task="pick_and_place", seed=1))
         assert reset is not None

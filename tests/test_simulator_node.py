@@ -155,7 +155,7 @@ def test_last_frame_is_not_stepped_past(driver) -> None:
 
 
 def test_waits_for_the_reward_of_the_scored_frame_before(driver) -> None:
-    sim = driver(wait_for_reward=True, reward_every=2, deadline=8.0)
+    sim = driver(wait_for_reward=True, reward_every=2, deadline=5.0)
     start = sim.begin()
     home = sim.positions()[: len(PROFILE.joints)]
     sim.step(start, home)
