@@ -227,6 +227,17 @@ def test_runs_whose_episodes_are_called_alike(
     assert [one["succeeded"] for one in json.loads((out / "evaluation.json").read_text())["recordings"]] == [True, False]
 
 
+def test_an_episode_whose_beginning_was_heard_late_is_whole(episode: Episode, tmp_path: Path) -> None:
+    types, out = recorded_bags.store(), tmp_path / "out"
+    told = [
+        (topic, time + 1_500_000_000 if time < START else time, message)
+        for topic, time, message in recorded_bags.told(episode, PROFILE, types, own=True)
+    ]
+    bag = write_rosbag2(tmp_path / "bag", iter(sorted(told, key=lambda one: one[1])), store=types)
+    assert evaluate(bag, "reward:=constant", "controls:=0", f"out:={out}") == 0
+    assert [row["stamp"] for row in scores_in(out)] == [episode.stamps[step] for step in range(0, STEPS + 1, 4)]
+
+
 def test_a_bag_that_grows_meanwhile(episode: Episode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     types, out = recorded_bags.store(), tmp_path / "out"
     bag = write_rosbag2(tmp_path / "bag", recorded_bags.told(episode, PROFILE, types), store=types)

@@ -178,7 +178,8 @@ def _episodes(bag: Bag, own: Mapping[str, str], task: str) -> list[Window]:
         facts = Facts(name, task or said.task, said.instruction, outcome, judge, int(said.seed))
         start = said.start.sec * 1_000_000_000 + said.start.nanosec
         found.append(Window(facts, start, end[1] if end else None, log_start, end[2] if end else bag.end))
-    return found
+    # Where there is one alone, stamps tell what is of it, however late its beginning was heard.
+    return [replace(found[0], log_start=bag.start, log_end=bag.end)] if len(found) == 1 else found
 
 
 def _cut(window: Window, settings: Settings) -> Window:
