@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot_bringup.conformance import checks
-from robot_bringup.conformance.checks import Robot, checks_of, judge
+from robot_bringup.conformance import topic_checks
+from robot_bringup.conformance.checks import checks_of, judge
 from robot_bringup.conformance.record import Beyond, End, Grip, Joints, Picture, Record, Reset, Swing, Tick
+from robot_bringup.conformance.verdict import Robot
 from whetstone.profile import ARM_COMMANDS, GRIPPER_COMMANDS, load_profile
 
 PROFILE = load_profile("franka")
@@ -30,12 +31,12 @@ def joints(arrival: float, positions: np.ndarray, velocities: np.ndarray | None 
 def sound() -> Record:
     """A robot without a fault: 3 s of listening, one swing a joint, a target out of range, the gripper, four resets."""
     r = Record(heard_from=0.0, heard_to=3.0)
-    r.publishers = {STATES: [End("/f/driver", checks.JOINT_STATE)], "/clock": [End("/gz", checks.CLOCK)], COMMAND: []}
-    r.publishers |= {camera.topic: [End("/f/camera", checks.IMAGE)] for camera in PROFILE.cameras}
-    r.publishers |= {"truth": [End("/f/scene", checks.TRUTH)], MODE.topic: [End("/f/driver", MODE.type)]}
+    r.publishers = {STATES: [End("/f/driver", topic_checks.JOINT_STATE)], "/clock": [End("/gz", topic_checks.CLOCK)], COMMAND: []}
+    r.publishers |= {camera.topic: [End("/f/camera", topic_checks.IMAGE)] for camera in PROFILE.cameras}
+    r.publishers |= {"truth": [End("/f/scene", topic_checks.TRUTH)], MODE.topic: [End("/f/driver", MODE.type)]}
     r.subscribers = {COMMAND: [End("/f/driver", ARM_COMMANDS["joint_trajectory"])]}
     r.actions = {PROFILE.gripper.action: [GRIPPER_COMMANDS["gripper_command"]]}
-    r.services = {checks.RESET_SERVICE: [checks.RESET]}
+    r.services = {topic_checks.RESET_SERVICE: [topic_checks.RESET]}
     times = np.arange(1, 60) * PERIOD
     r.joints = [joints(time, PROFILE.home) for time in times]
     r.clock = [Tick(time, int((time + 100) * 1e9)) for time in np.arange(0, 61) * PERIOD]
@@ -120,10 +121,20 @@ def drift(r: Record) -> None:
 
 FRONT = PROFILE.camera("front").topic
 SPOILT: list[tuple[str, str, Callable[[Record], object], str]] = [
-    ("topics", "joint states: one publisher", lambda r: r.publishers[STATES].append(End("/f/other", checks.JOINT_STATE)), "2 publishers"),
+    (
+        "topics",
+        "joint states: one publisher",
+        lambda r: r.publishers[STATES].append(End("/f/other", topic_checks.JOINT_STATE)),
+        "2 publishers",
+    ),
     ("topics", "joint states: one publisher", lambda r: _set(r, "publishers", {}), "nobody publishes"),
     ("topics", "joint states: one publisher", lambda r: r.publishers.update({STATES: [End("/f/d", "x/msg/Y")]}), "is x/msg/Y"),
-    ("topics", "joint states: reliable", lambda r: r.publishers.update({STATES: [End("/d", checks.JOINT_STATE, False)]}), "best effort"),
+    (
+        "topics",
+        "joint states: reliable",
+        lambda r: r.publishers.update({STATES: [End("/d", topic_checks.JOINT_STATE, False)]}),
+        "best effort",
+    ),
     ("topics", "command: heard by the driver", lambda r: r.subscribers.update({COMMAND: []}), "nobody hears"),
     ("topics", "command: heard by the driver", lambda r: r.subscribers.update({COMMAND: [End("/d", "x/msg/Y")]}), "is x/msg/Y"),
     (

@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from robot_bringup.conformance.checks import Robot, Verdict, judge
+from robot_bringup.conformance.checks import judge
+from robot_bringup.conformance.verdict import Robot, Verdict
 from robot_bringup.simulators import SIMULATORS, robot_in
 from whetstone import config, jsonfile
 from whetstone.arguments import boolean, parse_arguments, ros_domain, run

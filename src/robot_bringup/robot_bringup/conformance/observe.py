@@ -26,8 +26,9 @@ from trajectory_msgs.msg import JointTrajectory
 from whetstone_msgs.msg import Episode, Truth
 from whetstone_msgs.srv import ResetScene
 
-from robot_bringup.conformance import checks
 from robot_bringup.conformance.record import Beyond, End, Grip, Joints, Picture, Record, Reset, Swing, Tick
+from robot_bringup.conformance.stream_checks import OVER
+from robot_bringup.conformance.topic_checks import CLOCK_TOPIC, RESET_SERVICE, TRUTH_TOPIC
 from whetstone.commands import ArmCommand, arm_command, gripper_action_type, gripper_goal, gripper_message
 from whetstone.errors import InputError
 from whetstone.guard import Guard, GuardResult
@@ -119,8 +120,8 @@ class _Robot:
         node.create_subscription(JointState, self._name(profile.joint_states), self._on_joints, STATE)
         for camera in profile.cameras:
             node.create_subscription(Image, self._name(camera.topic), partial(self._on_image, camera.name), CAMERA_LIVE)
-        node.create_subscription(Clock, checks.CLOCK_TOPIC, self._on_clock, CAMERA_LIVE)
-        node.create_subscription(Truth, self._name(checks.TRUTH_TOPIC), self._on_truth, EVENT)
+        node.create_subscription(Clock, CLOCK_TOPIC, self._on_clock, CAMERA_LIVE)
+        node.create_subscription(Truth, self._name(TRUTH_TOPIC), self._on_truth, EVENT)
         self._phase: int | None = None
         node.create_subscription(Episode, self._name("episode"), self._on_episode, EPISODE)
         self._arm: ArmCommand = arm_command(profile)
@@ -160,7 +161,7 @@ class _Robot:
     def there(self) -> bool:
         """Whether somebody publishes its joint states or offers to reset its scene."""
         names = {name for name, _ in self._node.get_service_names_and_types()}
-        return bool(self.record.joints) or self._name(checks.RESET_SERVICE) in names
+        return bool(self.record.joints) or self._name(RESET_SERVICE) in names
 
     def streams(self) -> bool:
         return bool(self.record.joints) and all(camera.name in self._last for camera in self._profile.cameras)
@@ -168,7 +169,7 @@ class _Robot:
     def graph(self) -> None:
         """Who is at the ends of the profile's topics."""
         profile, node, record = self._profile, self._node, self.record
-        topics = {profile.joint_states, profile.command.topic, checks.TRUTH_TOPIC, checks.CLOCK_TOPIC}
+        topics = {profile.joint_states, profile.command.topic, TRUTH_TOPIC, CLOCK_TOPIC}
         topics |= {camera.topic for camera in profile.cameras}
         topics |= {profile.gripper.topic} - {""} | ({profile.mode.topic} if profile.mode else set())
         known = [name for name, _ in node.get_topic_names_and_types()]
@@ -182,7 +183,7 @@ class _Robot:
             others = [name for name in known if name.endswith(ending) and name != self._name(topic)]
             record.elsewhere[topic] = [name for name in others if any(_end(e).node != own for e in _both(node, name))][:3]
         services = dict(node.get_service_names_and_types())
-        record.services[checks.RESET_SERVICE] = services.get(self._name(checks.RESET_SERVICE), [])
+        record.services[RESET_SERVICE] = services.get(self._name(RESET_SERVICE), [])
         if profile.gripper.action:
             actions = dict(get_action_names_and_types(node))
             record.actions[profile.gripper.action] = actions.get(self._name(profile.gripper.action), [])
@@ -195,7 +196,7 @@ class _Robot:
 
     def reset_all(self, task: str, patience: float) -> None:
         """Two seeds, the first of them again, and a task that does not exist."""
-        client = self._node.create_client(ResetScene, self._name(checks.RESET_SERVICE))
+        client = self._node.create_client(ResetScene, self._name(RESET_SERVICE))
         if self._observer.until(client.service_is_ready, 5.0):
             # A run that brings the scene back itself just now must be done with it: an episode manager, if there is one, says so.
             self._observer.until(lambda: self._phase is not None, 1.0)
@@ -265,7 +266,7 @@ class _Robot:
             return rival
         if not self.record.subscribers[self._profile.command.topic]:
             return "nobody hears its commands"
-        outside = (here < self._profile.lower - checks.OVER) | (here > self._profile.upper + checks.OVER)
+        outside = (here < self._profile.lower - OVER) | (here > self._profile.upper + OVER)
         if outside.any():
             return f"{self._profile.joint_names[int(outside.argmax())]} is outside its limits"
         if self._commands is None:
