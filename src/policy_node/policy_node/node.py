@@ -24,6 +24,7 @@ from whetstone_msgs.msg import Action, Command, Episode
 from whetstone_msgs.msg import Guard as GuardMessage
 from whetstone_msgs.msg import Watchdog as WatchdogMessage
 
+from policy_node import compatibility
 from policy_node.execution import ChunkExecution
 from policy_node.gripper_link import gripper_link
 from policy_node.pace import Pace
@@ -33,8 +34,8 @@ from policy_node.weights_topics import WeightsTopics
 from whetstone import config, snapshot
 from whetstone.action_space import ActionConverter, Converted
 from whetstone.commands import ARM_COMMAND, TrajectoryCommand, arm_command
-from whetstone.contracts import Chunk, InpaintingPolicy, Observation, Policy, PolicyMode, Underway
-from whetstone.errors import ConfigError, InputError, PeerError
+from whetstone.contracts import Chunk, Observation, Policy, PolicyMode, Underway
+from whetstone.errors import InputError, PeerError
 from whetstone.gripper import GripperTrigger
 from whetstone.guard import Guard, GuardResult
 from whetstone.images import check_size, to_array
@@ -119,10 +120,10 @@ class PolicyNode(WhetstoneNode[Parameters]):
         path = config.find("policies", p.policy)
         plugin, settings = configured("whetstone.policies", p.policy)
         self._policy: Policy = plugin.load(settings, self._profile, p.device)
-        self._check_spec(config.show(path))
+        compatibility.check_spec(self._policy, self._profile, config.show(path))
         if p.weights:
             snapshot.restore(self._policy, p.weights)
-        self._inpainting = self._inpaints(config.show(path)) if p.chunking == "rtc" else None
+        self._inpainting = compatibility.inpainting(self._policy, config.show(path)) if p.chunking == "rtc" else None
         self._watching: Callable[[Observation], None] | None = getattr(self._policy, "observe", None)
         self._shown = -1  # the control step of this episode that such a policy was shown last
         self._self_test()
@@ -209,58 +210,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
         self._watching = self._inpainting = None  # they hold the policy too
         del self._policy
 
-    # Start-up checks.
-
-    def _check_spec(self, source: str) -> None:
-        spec, profile = self._policy.spec, self._profile
-        if spec.joints != profile.joint_names:
-            raise ConfigError(
-                f"{source}: the policy drives {', '.join(spec.joints)}; robot '{profile.name}' has {', '.join(profile.joint_names)}"
-            )
-        if spec.rate != profile.rate:
-            raise ConfigError(f"{source}: the policy acts at {spec.rate:g} Hz, robot '{profile.name}' at {profile.rate:g} Hz")
-        for name in spec.cameras:
-            camera = profile.camera(name)
-            if spec.image_size is not None and (camera.height, camera.width) != tuple(spec.image_size):
-                raise ConfigError(
-                    f"{source}: the policy needs {spec.image_size[1]}x{spec.image_size[0]} images, "
-                    f"but camera '{name}' of robot '{profile.name}' gives {camera.width}x{camera.height}"
-                )
-
-    def _inpaints(self, source: str) -> InpaintingPolicy:
-        spec = self._policy.spec
-        if not isinstance(self._policy, InpaintingPolicy):
-            raise ConfigError(f"{source}: policy '{spec.policy_id}' cannot go on from another chunk; choose chunking:=switch or ensemble")
-        if spec.action_space != "joint_position":
-            raise ConfigError(
-                f"{source}: chunking:=rtc needs joint targets; policy '{spec.policy_id}' acts in {spec.action_space}, "
-                "where two chunks begin at different poses; choose chunking:=switch or ensemble"
-            )
-        return self._policy
-
     def _self_test(self) -> None:
-        """An inference of each sort at the home pose before grey images: shape and values must be usable. Raises InputError.
-
-        The first one also pays for what a library loads at its first use: with an arm in motion that would be a late command, and a
-        gradient's first use took longer than the watchdog waits.
-        """
-        spec = self._policy.spec
-        cameras = [self._profile.camera(name) for name in spec.cameras]
-        grey = {camera.name: np.full((camera.height, camera.width, 3), 128, np.uint8) for camera in cameras}
-        home = np.append(self._profile.home, 1.0).astype(np.float32)
-        self._policy.reset("self-test", 0, "greedy")
-        seen = Observation(0, grey, home)
-        actions = self._policy.act(seen).actions
-        if self._inpainting is not None:
-            actions = self._inpainting.inpaint(seen, Underway(actions[: spec.execute], 1)).actions
-        self._check_shape(actions)
-        if not np.isfinite(actions).all():
-            raise InputError("the policy answers values that are not finite")
-
-    def _check_shape(self, actions: np.ndarray) -> None:
-        spec = self._policy.spec
-        if actions.shape != (spec.horizon, spec.columns):
-            raise InputError(f"the policy answers {actions.shape}, its horizon and action space say {(spec.horizon, spec.columns)}")
+        compatibility.self_test(self._policy, self._profile, self._inpainting is not None)
 
     # Episodes.
 
@@ -498,7 +449,7 @@ class PolicyNode(WhetstoneNode[Parameters]):
             chunk = self._inpainting.inpaint(observation, underway)
         else:
             chunk = self._policy.act(observation)
-        self._check_shape(chunk.actions)
+        compatibility.check_shape(self._policy, chunk.actions)
         converted = self._converter.convert(chunk.actions, observation.proprioception)
         return chunk, converted, time.perf_counter() - began
 
