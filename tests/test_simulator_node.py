@@ -256,3 +256,25 @@ def test_real_time_goes_on_without_commands_and_holds(driver) -> None:
     sim.graph.until(lambda: abs(sim.positions()[0] - target[0]) < 0.03)
     sim.graph.until(lambda: sim.images and sim.clocks)
     assert to_ns(sim.clocks[-1].clock) > start
+
+
+def test_in_real_time_a_scene_waits_until_nobody_commands_the_arm(driver) -> None:
+    """A policy that brakes at an episode's end would send the arm back to where it was, out of the new scene's home pose."""
+    sim = driver(realtime=True)
+    sim.begin()
+    home = sim.positions()[: len(PROFILE.joints)]
+    sim.command(0, home + 0.2)
+    sim.graph.until(lambda: sim.positions()[0] > home[0] + 0.15)
+    sim.command(0, home + 0.2)
+    first = sim.reset(seed=4, episode_id="train-000-0001")
+    assert first.pending and not first.ok and not first.reason
+    answers = []
+
+    def back() -> bool:
+        answers.append(sim.reset(seed=4, episode_id="train-000-0001"))
+        return not answers[-1].pending
+
+    sim.graph.until(back, seconds=10)
+    count = len(sim.frames)
+    sim.graph.until(lambda: len(sim.frames) > count + 5)
+    assert answers[-1].ok and np.abs(sim.positions()[: len(PROFILE.joints)] - PROFILE.home).max() < 0.05

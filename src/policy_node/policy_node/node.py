@@ -319,7 +319,11 @@ class PolicyNode(WhetstoneNode[Parameters]):
             # One bad word of a driver must not cost the run: the arm is held when it is the last for long, and the watchdog stops it.
             self.get_logger().warning(f"'{self._profile.joint_states}': {error}; it counts for nothing", throttle_duration_sec=2.0)
             return
-        self._measured = Measured(stamp, proprioception, time.monotonic())
+        before, self._measured = self._measured, Measured(stamp, proprioception, time.monotonic())
+        if before is not None and not self._execution.running:
+            moved = np.abs(proprioception - before.proprioception)[:-1]
+            if (moved > self._profile.guard.max_step).any():
+                self._previous = None  # a simulator put it elsewhere: a brake from where it was would send it back
         self._unanswered = True
         if self.parameters.realtime:
             self._consider(together=True)

@@ -8,6 +8,7 @@ Once stopped it stays so, whatever gets better, until a human releases it; it ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,6 +46,7 @@ class Watchdog:
         self._author: tuple[str, float] | None = None  # who commanded last, and when
         self._moving = False
         self._blind: float | None = None  # since when commands come without what must be known for them
+        self._put = -math.inf  # when the arm was last found elsewhere
 
     def heard(self, part: str, now: float) -> None:
         """now: s of a steady clock."""
@@ -56,6 +58,10 @@ class Watchdog:
         self._heard.setdefault(part, now)
         self._unfit[part] = why
 
+    def put_elsewhere(self, now: float) -> None:
+        """The arm is not where it can have gone: a simulator was reset. A command that was on its way is for the arm of before."""
+        self._put = now
+
     def rest(self) -> None:
         """No episode runs: nobody is expected to command."""
         self._moving = False
@@ -66,7 +72,8 @@ class Watchdog:
         """Whether this command (joints,) rad may go to the driver; running: an episode does; author: the process that it comes from.
 
         One that is no finite number, outside the joints' limits or further from `measured` than the guard lets any be stops the arm: it
-        never passed the guard. So does one by another author than the last command's, unless that one is silent since.
+        never passed the guard; soon after the arm was put elsewhere it is held back and no more. So does one by another author than the
+        last command's, unless that one is silent since.
         """
         if self.stopped:
             return False
@@ -87,6 +94,8 @@ class Watchdog:
             joint = int(outside.argmax())
             self.stop(f"command: {self._names[joint]} would go to {command[joint]:.2f} rad, outside its limits")
         elif (np.abs(command - measured) > 2 * self._max_step).any():  # the arm moves on while a command is under way
+            if now - self._put <= self._stale:
+                return False
             away = np.abs(command - measured)
             self.stop(f"command: {self._names[away.argmax()]} would jump by {away.max():.2f} rad")
         else:

@@ -156,6 +156,8 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             self._velocity = np.array([velocity[joint] for joint in self._profile.joint_names])
         elif self._measured is not None and stamp > self._stamp:
             self._velocity = (positions - self._measured) / ((stamp - self._stamp) / 1e9)
+        if self._measured is not None and (np.abs(positions - self._measured) > self._profile.guard.max_step).any():
+            self._watchdog.put_elsewhere(time.monotonic())
         self._measured, self._stamp, self._heard = positions, stamp, time.monotonic()
         self._watchdog.heard("joint states", time.monotonic())
         # What is a step of an episode, and what was seen when, holds no more.

@@ -39,6 +39,15 @@ def stopped_at(watchdog: Watchdog, until: float = 2.0, **heard: float) -> float:
     return np.inf
 
 
+def test_a_command_for_the_arm_of_before_a_reset_is_held_back_and_no_more() -> None:
+    watchdog, away = moving(), HERE + np.eye(COUNT)[1]
+    watchdog.put_elsewhere(0.1)
+    assert not watchdog.passes(away, HERE, running=False, now=0.12) and not watchdog.stopped
+    assert watchdog.passes(HERE, HERE, running=True, now=0.13)
+    assert not watchdog.passes(away, HERE, running=True, now=0.11 + STALE)
+    assert watchdog.stopped and "fer_joint2 would jump by 1.00 rad" in watchdog.stopped[0]
+
+
 def test_it_lets_all_through_while_all_is_heard() -> None:
     assert stopped_at(moving(), joints=9, camera=9, policy=9) == np.inf
 

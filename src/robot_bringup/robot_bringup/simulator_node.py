@@ -7,6 +7,7 @@ command for the frame it published has come (and, on request, the reward of the 
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,10 @@ REPUBLISH_AFTER = 1.0
 """Seconds of wall time after which a frame that nobody answered is published again."""
 GAP = 1_000_000_000
 """Robot time (ns) between the last frame of an episode and the first of the next."""
+QUIET = 4
+"""Control periods without a command after which nobody moves the arm any more."""
+SAID_AFTER = 2.0
+"""s that a reset waits for that before it says so."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         self._episode: Episode | None = None
         self._scene = ""  # id of the episode that the scene was reset for,
         self._asked: tuple[str, str, int] | None = None  # and how it was asked for
+        self._told = -math.inf  # when the arm was commanded last, s
+        self._pending: float | None = None  # since when a reset waits for who commands the arm, s
         self._max_steps = 0
         self._start = self._stamp = 0
         self._index = -1  # of the frame in hand; -1: not published yet
@@ -127,8 +134,11 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         except WhetstoneError as error:
             response.reason = str(error)
             return response
+        if self.parameters.realtime and self._commanded():
+            response.pending, response.reason = True, self._who_moves()
+            return response
         self._simulation.reset(task, int(request.seed))
-        self._scene, self._asked = request.episode_id, asked
+        self._scene, self._asked, self._pending = request.episode_id, asked, None
         self._start = self._stamp = self._stamp + GAP
         self._index, self._answered, self._rewarded = -1, False, 0
         self._shows, self._last_answer, self._echoes = 0, None, 0
@@ -138,6 +148,16 @@ class SimulatorNode(WhetstoneNode[Parameters]):
         response.ok = True
         response.start = to_stamp(self._start)
         return response
+
+    def _commanded(self) -> bool:
+        """Whether somebody moves the arm: a policy that brakes, a human. Put home now, it would be sent back by the next command."""
+        return time.monotonic() - self._told < QUIET * self._profile.period
+
+    def _who_moves(self) -> str:
+        """Worth saying only where it is more than a brake. s of waiting count from the first answer that was pending."""
+        now = time.monotonic()
+        self._pending = now if self._pending is None else self._pending
+        return "somebody still commands the arm" if now - self._pending > SAID_AFTER else ""
 
     def _on_episode(self, message: Episode) -> None:
         self._episode = message
@@ -161,6 +181,7 @@ class SimulatorNode(WhetstoneNode[Parameters]):
             return
         if not self.parameters.realtime and (not self._running() or self._answered or not self._answers(message)):
             return
+        self._told = time.monotonic()
         reason = self._controller.accept(message, self._stamp)
         if reason is not None:
             self.get_logger().warning(f"command ignored: {reason}", throttle_duration_sec=0.5)
