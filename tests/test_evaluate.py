@@ -265,6 +265,8 @@ def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pyt
     blind = [told for told in recorded_bags.told(episode, PROFILE, types) if "camera" not in told[0]]
     write_rosbag2(tmp_path / "blind", iter(blind), store=types)
     (tmp_path / "text.mcap").write_text("not a bag")
+    (tmp_path / "unrecorded").mkdir()
+    (tmp_path / "unrecorded" / "run.json").write_text("{}")
     constant = load_yaml(find("rewards", "constant"))
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump({**constant, "cameras": ["left"]}))
@@ -278,6 +280,7 @@ def test_what_is_wrong_is_one_line(episode: Episode, tmp_path: Path, capsys: pyt
         ((bag, "reward:=constant"), "do not say whose they are: robot:=NAME, one of fr3"),
         ((tmp_path / "nothing", "reward:=constant", robot), "nothing: no such file or folder"),
         ((tmp_path / "text.mcap", "reward:=constant", robot, task), "text.mcap: not a bag"),
+        ((tmp_path / "unrecorded", "reward:=constant", robot, task), "unrecorded: this run has neither episodes to learn from nor bags"),
         ((tmp_path / "text.mcap", "reward:=constant"), "text.mcap: not a bag"),
         ((tmp_path / "blind", "reward:=constant", robot, task), "no images"),
         ((bag, "reward:=constant", robot), "says no instruction; give it with task:="),

@@ -214,6 +214,7 @@ def test_reading_the_bag_in_code_shows_the_model_the_same_bytes_and_gets_the_sam
     [
         (("replay",), "whetstone replay needs a bag, for example"),
         (("replay", "nowhere"), "nowhere"),
+        (("replay", "nowhere", "domain_id:=300"), "argument domain_id:=300 must be an integer from 0 to 232"),
         (("run", "reward", "bag:=nowhere"), "nowhere: no such file or folder"),
         (("run", "reward", "bag:=/tmp", "robots:=left"), "argument robots:=left is of robots that run; with bag:= give none"),
     ],

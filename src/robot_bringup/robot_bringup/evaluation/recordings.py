@@ -270,4 +270,6 @@ def _bags(path: Path) -> list[Source]:
     inside = bags_in(path) if path.is_dir() else []
     if path.is_dir() and not inside and (path / "bags").is_dir():
         inside = bags_in(path / "bags")
+    if not inside and (path / records.SETTINGS).is_file():
+        raise InputError(f"{path}: this run has neither episodes to learn from nor bags; record:=true records any run")
     return [Source("bag", str(one), one.name) for one in inside or [path]]

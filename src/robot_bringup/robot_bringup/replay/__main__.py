@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from robot_bringup.command import executable
-from whetstone.arguments import expanded, parse_arguments
+from whetstone.arguments import expanded, parse_arguments, ros_domain
 from whetstone.arguments import run as run_main
 from whetstone.bags.reader import open_bag
 from whetstone.bags.roles import robot_of
@@ -47,6 +47,7 @@ def parameters(words: list[str]) -> tuple[dict[str, object], str, str]:
     values = parse_arguments([word for word in words if ":=" in word], ARGUMENTS)
     if not bags:
         raise ConfigError("whetstone replay needs a bag, for example runs/RUN/bags/train-000-0000")
+    domain = str(ros_domain(values["domain_id"]))
     paths = [str(expanded(bag).absolute()) for bag in bags]
     with open_bag(paths[0]) as bag:
         told, robot = bag.metadata, values["robot"] or robot_of(bag)
@@ -67,7 +68,7 @@ def parameters(words: list[str]) -> tuple[dict[str, object], str, str]:
         "rewards": str(expanded(values["rewards"]).absolute()) if values["rewards"] else "",
     }
     namespace = values["namespace"] or told.get("whetstone.namespace", "") or name
-    return {**found, **numbers, **texts}, "/" + namespace.strip("/"), values["domain_id"]
+    return {**found, **numbers, **texts}, "/" + namespace.strip("/"), domain
 
 
 def main(words: list[str]) -> None:
@@ -76,8 +77,7 @@ def main(words: list[str]) -> None:
         file = Path(folder) / "replay.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": given}}, allow_unicode=True), encoding="utf-8")
         argv = [*executable("robot_bringup", "replay"), "--ros-args", "-r", f"__ns:={namespace}", "--params-file", str(file)]
-        environment = {**os.environ, **({"ROS_DOMAIN_ID": domain} if domain else {})}
-        sys.exit(subprocess.run(argv, env=environment, check=False).returncode)
+        sys.exit(subprocess.run(argv, env={**os.environ, "ROS_DOMAIN_ID": domain}, check=False).returncode)
 
 
 if __name__ == "__main__":
