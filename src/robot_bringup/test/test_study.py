@@ -114,8 +114,9 @@ def test_the_table_counts_all_seeds_together() -> None:
     ]
 
 
-def test_the_docs_show_the_table_of_the_study_that_was_run() -> None:
-    data = jsonfile.read(root() / "results" / "study.json")
+@pytest.mark.parametrize("name", ["study", "study-others"])
+def test_the_docs_show_the_table_of_the_study_that_was_run(name: str) -> None:
+    data = jsonfile.read(root() / "results" / f"{name}.json")
     assert data is not None and study.table(data["rows"]) in (root() / "docs" / "learners.md").read_text(encoding="utf-8")
 
 
