@@ -37,7 +37,7 @@ from whetstone.commands import ARM_COMMAND, TrajectoryCommand, arm_command
 from whetstone.contracts import Chunk, Observation, Policy, PolicyMode, Underway
 from whetstone.errors import InputError, PeerError
 from whetstone.gripper import GripperTrigger
-from whetstone.guard import Guard, GuardResult
+from whetstone.guard import Guard, GuardResult, put_elsewhere
 from whetstone.images import check_size, to_array
 from whetstone.plugins import configured
 from whetstone.profile import load_profile
@@ -321,9 +321,8 @@ class PolicyNode(WhetstoneNode[Parameters]):
             return
         before, self._measured = self._measured, Measured(stamp, proprioception, time.monotonic())
         if before is not None and not self._execution.running:
-            moved = np.abs(proprioception - before.proprioception)[:-1]
-            if (moved > self._profile.guard.max_step).any():
-                self._previous = None  # a simulator put it elsewhere: a brake from where it was would send it back
+            if put_elsewhere(self._profile, before.proprioception[:-1], proprioception[:-1]):
+                self._previous = None  # a brake from where it was would send it back
         self._unanswered = True
         if self.parameters.realtime:
             self._consider(together=True)

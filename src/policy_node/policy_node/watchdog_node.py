@@ -28,6 +28,7 @@ from policy_node.camera_watch import CameraWatch
 from policy_node.watchdog import LOOKS, MODE, POLICY, Watchdog, braking, set_points
 from whetstone.commands import ARM_COMMAND, arm_command
 from whetstone.errors import ConfigError, InputError
+from whetstone.guard import put_elsewhere
 from whetstone.profile import DriverMode, load_profile
 from whetstone.ros import (
     CAMERA_LIVE,
@@ -156,7 +157,7 @@ class WatchdogNode(WhetstoneNode[Parameters]):
             self._velocity = np.array([velocity[joint] for joint in self._profile.joint_names])
         elif self._measured is not None and stamp > self._stamp:
             self._velocity = (positions - self._measured) / ((stamp - self._stamp) / 1e9)
-        if self._measured is not None and (np.abs(positions - self._measured) > self._profile.guard.max_step).any():
+        if self._measured is not None and put_elsewhere(self._profile, self._measured, positions):
             self._watchdog.put_elsewhere(time.monotonic())
         self._measured, self._stamp, self._heard = positions, stamp, time.monotonic()
         self._watchdog.heard("joint states", time.monotonic())

@@ -7,7 +7,7 @@ of a bag or of stored episodes go through the same code, so that a model sees th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -77,14 +77,15 @@ class FrameSets(Generic[P]):
 
     def give_up(self, before: float) -> list[FrameSet[P]]:
         """Those that began to come before this time of the monotonic clock and are not whole, oldest first: they are not waited for."""
-        late = sorted(key for key, frames in self.pending.items() if frames.arrived < before)
-        self.done = max([self.done, *late])
-        return [self.pending.pop(key) for key in late]
+        return self._give_up(key for key, frames in self.pending.items() if frames.arrived < before)
 
     def overtaken(self, stamp: int) -> list[FrameSet[P]]:
         """Those of control steps before a stamp (ns) that are not whole, oldest first: they are not waited for."""
         index = self.index(stamp)
-        late = sorted(key for key in self.pending if key < index)
+        return self._give_up(key for key in self.pending if key < index)
+
+    def _give_up(self, indices: Iterable[int]) -> list[FrameSet[P]]:
+        late = sorted(indices)
         self.done = max([self.done, *late])
         return [self.pending.pop(key) for key in late]
 

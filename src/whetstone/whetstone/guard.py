@@ -187,6 +187,12 @@ class Guard:
         return np.append(np.clip(row[:-1], self._lower, self._upper), min(max(row[-1], 0.0), 1.0))
 
 
+def put_elsewhere(profile: RobotProfile, before: np.ndarray, now: np.ndarray) -> bool:
+    """Whether the arm is further from where it was measured before than any command may be: nobody sent it there, a simulator was reset.
+    before, now: (joints,) rad, of two joint states that follow each other."""
+    return bool((np.abs(now - before) > profile.guard.max_step).any())
+
+
 def _slower(speed: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Each joint's speed, rad/s, nearer to rest."""
     return np.sign(speed) * np.maximum(np.abs(speed) - by, 0.0)

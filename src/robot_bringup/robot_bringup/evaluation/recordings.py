@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from robot_bringup import records
+from robot_bringup.bags.folder import FOLDER
 from whetstone import jsonfile
 from whetstone.arguments import expanded
 from whetstone.bags.files import METADATA, bags_in
@@ -268,8 +269,8 @@ def _bags(path: Path) -> list[Source]:
     if path.name == METADATA:
         path = path.parent
     inside = bags_in(path) if path.is_dir() else []
-    if path.is_dir() and not inside and (path / "bags").is_dir():
-        inside = bags_in(path / "bags")
+    if not inside and (path / FOLDER).is_dir():
+        inside = bags_in(path / FOLDER)
     if not inside and (path / records.SETTINGS).is_file():
         raise InputError(f"{path}: this run has neither episodes to learn from nor bags; record:=true records any run")
     return [Source("bag", str(one), one.name) for one in inside or [path]]
